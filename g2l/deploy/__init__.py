@@ -1,0 +1,1 @@
+"""Student -> bundle -> slides in a hospital."""

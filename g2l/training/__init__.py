@@ -1,0 +1,1 @@
+"""The LightningModule: a student, frozen networks, a list of terms, one step."""
