@@ -4,6 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+
+# More threads than cores are free spin: with two on a busy machine the suite takes twice as long.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
