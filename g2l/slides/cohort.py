@@ -1,0 +1,181 @@
+"""A cohort: what `g2l index` writes and everything else opens. One Parquet file, one file of bit-packed masks.
+
+Opening costs no Python object per slide: the table stays in Arrow, the masks stay on disk until they are looked at.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from g2l.errors import CohortError
+from g2l.slides.coverage import unpack
+from g2l.slides.slide import Slide
+from g2l.slides.split import split_groups, split_stated
+
+TABLE, MASKS, REJECTED, SHEET = "cohort.parquet", "masks.npy", "rejected.csv", "contact_sheet.png"
+FORMAT = 1
+METADATA = b"g2l"
+
+
+@dataclass(frozen=True, slots=True)
+class SlideRecord:
+    """One slide of a cohort. Sizes in level-0 pixels; None where the manifest says nothing.
+
+    Attributes:
+        mpp: um per level-0 pixel; mpp_source: "file" or "given".
+        tissue_mm2: area of the tissue mask.
+        pen, blur: flags, see quality.py for what they can tell; sharpness is the number behind blur.
+        regions: the slide's region map (demo cohort), see regions.py.
+        extra: every further column of the manifest, as text.
+    """
+
+    name: str
+    path: Path
+    patient: str | None
+    centre: str | None
+    label: str | None
+    split: str | None
+    mpp: float
+    mpp_source: str
+    width: int
+    height: int
+    tissue_mm2: float
+    pen: bool
+    blur: bool
+    sharpness: float
+    regions: Path | None
+    extra: dict[str, str | None] = field(default_factory=dict)
+
+
+class Geometry(NamedTuple):
+    """What sampling needs of all N slides at once, as arrays.
+
+    size_um (N, 2): width, height. mask_mpp (N,): um per mask cell. box (N, 4): the tissue's bounding box in cells,
+    x0, y0, x1, y1. room_um (N,): side of a square that is all tissue. tissue_mm2 (N,).
+    """
+
+    size_um: NDArray[np.float64]
+    mask_mpp: NDArray[np.float64]
+    box: NDArray[np.float64]
+    room_um: NDArray[np.float64]
+    tissue_mm2: NDArray[np.float64]
+
+
+class Cohort:
+    """An indexed cohort; `Cohort.open` makes one. `len`, `[i]` and iteration give `SlideRecord`s."""
+
+    def __init__(self, folder: Path, table: pa.Table, masks: NDArray[np.uint8], extras: list[str]) -> None:
+        self.folder = folder
+        self._table, self._masks, self._extras = table, masks, extras
+        shape = [self._numbers(name).astype(np.int64) for name in ("mask_h", "mask_w", "mask_offset")]
+        self._mask_shape = np.stack(shape, axis=1)
+        self.geometry = Geometry(
+            np.stack([self._numbers("width_um"), self._numbers("height_um")], axis=1),
+            self._numbers("mask_mpp"),
+            np.stack([self._numbers(f"box_{side}") for side in ("x0", "y0", "x1", "y1")], axis=1),
+            self._numbers("room_um"),
+            self._numbers("tissue_mm2"),
+        )
+
+    @classmethod
+    def open(cls, folder: str | Path) -> "Cohort":
+        """Open the cohort in `folder`.
+
+        Raises:
+            CohortError: none is there, or its files do not belong together.
+        """
+        folder = Path(folder)
+        if not (folder / TABLE).is_file() or not (folder / MASKS).is_file():
+            raise CohortError(
+                f"no cohort in {folder} ({TABLE} and {MASKS} are missing); make it with g2l index SLIDES --out {folder}"
+            )
+        try:
+            table = pq.read_table(folder / TABLE, memory_map=True)
+            about: dict[str, Any] = json.loads((table.schema.metadata or {})[METADATA])
+            masks = np.asarray(np.load(folder / MASKS, mmap_mode="r"))
+        except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+            raise CohortError(f"cohort {folder} is damaged ({error}); run g2l index again") from error
+        if about.get("format") != FORMAT or masks[-20:].tobytes().hex() != about.get("masks"):
+            raise CohortError(f"cohort {folder}: {TABLE} and {MASKS} do not belong together; run g2l index again")
+        return cls(folder, table, masks, about["extras"])
+
+    def __len__(self) -> int:
+        return self._table.num_rows
+
+    def __iter__(self) -> Iterator[SlideRecord]:
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, i: int) -> SlideRecord:
+        if not -len(self) <= i < len(self):
+            raise IndexError(f"cohort {self.folder} has {len(self)} slides, no number {i}")
+        row = self._table.slice(i % len(self), 1).to_pylist()[0]
+        values = {name: row[name] for name in SlideRecord.__dataclass_fields__ if name != "extra"}
+        values["path"] = Path(row["path"])
+        values["regions"] = Path(row["regions"]) if row["regions"] else None
+        return SlideRecord(**values, extra={name: row[name] for name in self._extras})
+
+    def column(self, name: str) -> list[Any]:
+        """All values of a column. Raises CohortError, listing the columns there are, when it is unknown."""
+        return self._column(name).to_pylist()
+
+    @property
+    def columns(self) -> list[str]:
+        """The names `column` knows."""
+        return self._table.column_names
+
+    def open_slide(self, i: int) -> Slide:
+        """Open slide i with the resolution it was indexed with."""
+        record = self[i]
+        return Slide.open(record.path, record.mpp if record.mpp_source == "given" else None)
+
+    def mask(self, i: int) -> NDArray[np.bool_]:
+        """(h, w) bool tissue mask; cell (r, c) covers [c, c + 1) x [r, r + 1) times `mask_mpp(i)` um."""
+        return unpack(self.bits(i), int(self._mask_shape[i, 1]))
+
+    def bits(self, i: int) -> NDArray[np.uint8]:
+        """The mask as it lies on disk: (h, ceil(w / 8)) uint8, see coverage.py; not copied."""
+        height, width, offset = self._mask_shape[i].tolist()
+        stride = -(-width // 8)
+        return self._masks[offset : offset + height * stride].reshape(height, stride)
+
+    def mask_mpp(self, i: int) -> float:
+        """um per mask cell."""
+        return float(self.geometry.mask_mpp[i])
+
+    def split(self, hold_out: str = "patient", fraction: float = 0.2, seed: int = 0) -> dict[str, list[int]]:
+        """Rows for "train", "val" and "test", so that no value of the column `hold_out` occurs in two of them.
+
+        A manifest's `split` column decides where there is one (and is refused where it breaks that rule); otherwise
+        whole groups go to val, `fraction` of them drawn with `seed`, and test is empty.
+
+        Raises:
+            CohortError: unknown column, slides without a value, one group only, or a group in two parts.
+        """
+        groups = [None if value is None else str(value) for value in self.column(hold_out)]
+        lacking = [str(name) for name, group in zip(self.column("name"), groups, strict=True) if group is None]
+        if lacking:
+            shown = ", ".join(lacking[:5]) + (", ..." if lacking[5:] else "")
+            raise CohortError(
+                f"cohort {self.folder}: {len(lacking)} slides have no {hold_out} ({shown}); give it in the manifest, "
+                "or hold out by another column (name: every slide on its own)"
+            )
+        whole = [group for group in groups if group is not None]
+        if self._column("split").null_count < len(self):
+            return split_stated(str(self.folder), hold_out, whole, self.column("split"), self.column("name"))
+        return split_groups(str(self.folder), hold_out, whole, fraction, seed)
+
+    def _column(self, name: str) -> pa.ChunkedArray:
+        if name not in self._table.column_names:
+            raise CohortError(f"cohort {self.folder} has no column {name!r}; it has {', '.join(self.columns)}")
+        return self._table.column(name)
+
+    def _numbers(self, name: str) -> NDArray[np.float64]:
+        return pc.cast(self._column(name), pa.float64()).to_numpy()

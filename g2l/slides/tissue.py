@@ -1,0 +1,224 @@
+"""Thumbnail -> tissue mask -> contours, and back from GeoJSON.
+
+Masks are boolean with one cell per thumbnail pixel; True is tissue.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any, Protocol, cast
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from g2l.errors import CohortError
+
+CLOSE_UM = 48.0  # radius that joins the strands of fatty tissue
+HOLE_MM2 = 0.05  # holes up to this belong to the tissue: fat lobules, vessels, gland lumina
+FAT_MM2 = 1.0  # and up to this, when most of the hole does not look like the glass outside (lobules of fat)
+SPECK_MM2 = 0.01  # components below this are dust and printed dots (a disc of 113 um)
+DUST_MM2 = 0.1  # up to this size, what has no more colour than the glass is dust too
+BLACK = 25  # brightest channel of padding and scanner gaps; stained tissue is never this dark at 16 um/px
+MIN_CONTRAST = 10.0  # grey levels between the two classes below which a slide holds one class only
+GLASS_CHROMA = 28.0  # colour of the bright class above which it is no glass (measured: glass 0-17, pale tissue 37-81)
+
+
+class _Masker(Protocol):
+    threshold: float | None
+
+    def fit(self, images: NDArray[np.uint8]) -> None: ...
+
+    def transform(self, images: NDArray[np.uint8]) -> NDArray[np.bool_]: ...
+
+
+def tissue_mask(thumbnail: NDArray[np.uint8], mpp: float) -> NDArray[np.bool_]:
+    """The tissue on a thumbnail.
+
+    tiatoolbox's MorphologicalMasker (Otsu's threshold on grey, specks removed, dilated) finds what is darker than the
+    glass. Around it stand corrections: black padding is never tissue; gaps up to 96 um and holes up to 0.05 mm2 are
+    closed, because fat and lumina are as bright as glass and yet tissue, larger holes up to 1 mm2 when they hold more
+    than glass (strands of fat); components below 0.01 mm2, or below 0.1 mm2
+    and colourless, are dust. Otsu always finds two classes: when they are less than 10 grey levels apart the slide is
+    blank, and when the bright one is coloured there is no glass and all is tissue (a crop from inside a section).
+
+    Args:
+        thumbnail: (h, w, 3) uint8 RGB.
+        mpp: um per thumbnail pixel; the sizes above were chosen at 16.
+    Returns:
+        (h, w) bool.
+    """
+    black = thumbnail.max(axis=2) < BLACK
+    # Padding must not take part in choosing the threshold: it would split the slide into black and everything else.
+    shown = np.where(black[..., None], np.uint8(255), thumbnail)
+    grey = np.asarray(cv2.cvtColor(shown, cv2.COLOR_RGB2GRAY), dtype=np.uint8)
+    chroma = shown.max(axis=2) - shown.min(axis=2)
+    masker = _masker(mpp)
+    masker.fit(shown[None])
+    # Otsu's dark class includes the threshold, tiatoolbox's comparison does not: flat pictures would lose all of it.
+    threshold = int(masker.threshold or 0) + 1
+    masker.threshold = threshold
+    below = grey < threshold
+    bright = ~below & ~black
+    if bright.any() and np.median(chroma[bright]) > GLASS_CHROMA:
+        return ~black
+    if not below.any() or not bright.any() or grey[bright].mean() - grey[below].mean() < MIN_CONTRAST:
+        return np.zeros(grey.shape, dtype=np.bool_)
+    mask = _tidy(masker.transform(shown[None])[0] & ~black, mpp)
+    mask = _with_fat(mask, grey, chroma, mpp) & ~black
+    return _without_dust(mask, chroma, mpp)
+
+
+def _tidy(mask: NDArray[np.bool_], mpp: float) -> NDArray[np.bool_]:
+    radius = max(1, round(CLOSE_UM / mpp))
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+    padded = np.pad(mask.astype(np.uint8), radius)  # else closing treats the border as tissue
+    closed = cv2.morphologyEx(padded, cv2.MORPH_CLOSE, disc)[radius:-radius, radius:-radius].astype(np.bool_)
+    cell_mm2 = (mpp / 1000) ** 2
+    filled = ~_without_small(~closed, HOLE_MM2 / cell_mm2, keep_at_border=True)
+    return _without_small(filled, SPECK_MM2 / cell_mm2)
+
+
+def _without_small(mask: NDArray[np.bool_], least: float, keep_at_border: bool = False) -> NDArray[np.bool_]:
+    """Drop components of fewer than `least` cells; those that touch the border may only seem small."""
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
+    labels = np.asarray(labels, dtype=np.int32)
+    keep = np.asarray(stats)[:, cv2.CC_STAT_AREA] >= least
+    if keep_at_border:
+        edge = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
+        keep[np.unique(edge)] = True
+    keep[0] = False
+    return keep[labels] if count > 1 else np.zeros_like(mask)
+
+
+def _with_fat(
+    mask: NDArray[np.bool_], grey: NDArray[np.uint8], chroma: NDArray[np.uint8], mpp: float
+) -> NDArray[np.bool_]:
+    """Fill enclosed holes of which most is neither as bright nor as colourless as the glass outside."""
+    count, labels, stats, _ = cv2.connectedComponentsWithStats((~mask).astype(np.uint8), connectivity=4)
+    labels = np.asarray(labels, dtype=np.int32)
+    outer = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
+    outside = np.isin(labels, outer[outer > 0])
+    if not outside.any():
+        return mask
+    unlike = _beyond(grey, outside) | _beyond(chroma, outside)
+    filled = mask.copy()
+    for k in set(range(1, count)) - set(outer.tolist()):
+        hole = labels == k
+        if stats[k, cv2.CC_STAT_AREA] * (mpp / 1000) ** 2 <= FAT_MM2 and unlike[hole].mean() > 0.5:
+            filled |= hole
+    return filled
+
+
+def _beyond(values: NDArray[np.uint8], sample: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Where `values` lie more than three robust standard deviations (and 3 levels) from the sample's median."""
+    centre = float(np.median(values[sample]))
+    spread = 1.4826 * float(np.median(np.abs(values[sample] - centre)))
+    return np.abs(values - centre) > 3 * spread + 3
+
+
+def _without_dust(mask: NDArray[np.bool_], chroma: NDArray[np.uint8], mpp: float) -> NDArray[np.bool_]:
+    """Drop small components that are no more coloured than the glass."""
+    if mask.all():
+        return mask
+    glass = float(np.median(chroma[~mask]))
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    kept = mask.copy()
+    for k in range(1, count):
+        if stats[k, cv2.CC_STAT_AREA] * (mpp / 1000) ** 2 < DUST_MM2 and np.median(chroma[labels == k]) < glass + 4:
+            kept[labels == k] = False
+    return kept
+
+
+@functools.cache
+def _masker(mpp: float) -> _Masker:
+    # Imported here: it takes 8-20 s and pulls in torch; a cohort that is already indexed never needs it.
+    from tiatoolbox.tools.tissuemask import MorphologicalMasker
+
+    return cast(_Masker, MorphologicalMasker(mpp=mpp))
+
+
+def largest_square(mask: NDArray[np.bool_]) -> int:
+    """Side, in cells, of a square that is all tissue (the largest with an odd side)."""
+    padded = np.pad(mask.astype(np.uint8), 1)
+    radius = cv2.distanceTransform(padded, cv2.DIST_C, 3).max()
+    return max(0, 2 * round(float(radius)) - 1)
+
+
+def contours(mask: NDArray[np.bool_]) -> list[list[NDArray[np.float64]]]:
+    """Polygons along the cells' edges: per component the outline, then its holes; each (n, 2) of (x, y) in cells."""
+    # Doubled and padded, so that the line runs along the edges of cells and not through their centres.
+    doubled = np.repeat(np.repeat(mask.astype(np.uint8), 2, axis=0), 2, axis=1)
+    rings, hierarchy = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    if not rings:
+        return []
+    polygons: dict[int, list[NDArray[np.float64]]] = {}
+    for index, parent in enumerate(hierarchy[0][:, 3]):
+        if parent < 0:
+            polygons[index] = [_ring(rings[index])]
+    for index, parent in enumerate(hierarchy[0][:, 3]):
+        if parent >= 0:
+            polygons[int(parent)].append(_ring(rings[index]))
+    return [[ring for ring in polygon if len(ring) > 2] for polygon in polygons.values() if len(polygon[0]) > 2]
+
+
+def _ring(points: Any) -> NDArray[np.float64]:
+    # Doubled pixel k covers [k / 2, (k + 1) / 2) cells; its centre is the contour's vertex.
+    return points[:, 0, :].astype(np.float64) / 2 + 0.25
+
+
+def to_geojson(mask: NDArray[np.bool_], mask_mpp: float, mpp: Sequence[float]) -> dict[str, Any]:
+    """The mask's outline as a FeatureCollection of polygons with holes, in level-0 pixels (as QuPath reads it).
+
+    Args:
+        mask_mpp: um per cell; mpp: um per level-0 pixel in x and y.
+    """
+    scale = mask_mpp / np.asarray(mpp, dtype=np.float64)
+    features: list[dict[str, Any]] = []
+    for polygon in contours(mask):
+        closed = [np.round(np.concatenate([ring, ring[:1]]) * scale, 1).tolist() for ring in polygon]
+        properties = {"objectType": "annotation", "classification": {"name": "Tissue"}}
+        features.append(
+            {"type": "Feature", "properties": properties, "geometry": {"type": "Polygon", "coordinates": closed}}
+        )
+    return {"type": "FeatureCollection", "features": features}
+
+
+def from_geojson(document: Any, shape: tuple[int, int], mask_mpp: float, mpp: Sequence[float]) -> NDArray[np.bool_]:
+    """The union of all polygons of a GeoJSON document (level-0 pixels) as a mask of `shape` (h, w) cells.
+
+    Raises:
+        CohortError: the document holds no polygon.
+    """
+    scale = np.asarray(mpp, dtype=np.float64) / mask_mpp
+    total = np.zeros(shape, dtype=np.uint8)
+    polygons = list(_polygons(document))
+    if not polygons:
+        raise CohortError("the GeoJSON holds no Polygon or MultiPolygon; export the annotation's geometry")
+    for polygon in polygons:
+        one = np.zeros(shape, dtype=np.uint8)
+        # 4 fractional bits; cv2 puts pixel centres at whole numbers, here they lie at .5
+        rings = [np.round((np.asarray(ring, dtype=np.float64)[:, :2] * scale - 0.5) * 16).astype(np.int32)
+                 for ring in polygon]  # fmt: skip
+        cv2.fillPoly(one, rings, 1, shift=4)  # even-odd: inner rings are holes
+        total |= one
+    return total.astype(np.bool_)
+
+
+def _polygons(document: Any) -> list[list[Any]]:
+    if isinstance(document, list):
+        return [polygon for part in document for polygon in _polygons(part)]
+    if not isinstance(document, dict):
+        return []
+    kind = document.get("type")
+    if kind == "Polygon":
+        return [document.get("coordinates", [])]
+    if kind == "MultiPolygon":
+        return list(document.get("coordinates", []))
+    parts = document.get("features") or document.get("geometries") or document.get("geometry") or []
+    return _polygons(parts)
+
+
+def area_mm2(mask: NDArray[np.bool_], mpp: float) -> float:
+    """Tissue area in mm2: cells times the area of one."""
+    return math.fsum([int(mask.sum()) * (mpp / 1000) ** 2])
