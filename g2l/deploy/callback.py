@@ -1,0 +1,27 @@
+"""Export at the end of training."""
+
+from pathlib import Path
+
+from lightning import Callback, LightningModule, Trainer
+from lightning_utilities.core.rank_zero import rank_zero_info
+
+from g2l.deploy.export import write_bundle
+from g2l.errors import ConfigError
+from g2l.training.distiller import Distiller
+
+
+class Export(Callback):
+    """Writes the best student by held-out patients as a timm folder, like `g2l export`."""
+
+    def __init__(self, folder: str = "student") -> None:
+        """Args: folder: inside the run's folder, or absolute."""
+        self.folder = folder
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Export on the first process."""
+        if not isinstance(pl_module, Distiller):
+            raise ConfigError("the Export callback needs a Distiller")
+        if trainer.is_global_zero:
+            out = Path(trainer.default_root_dir) / self.folder
+            write_bundle(pl_module.best_student(), pl_module.sources(), out)
+            rank_zero_info(f"exported the student to {out}")
