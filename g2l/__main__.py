@@ -1,0 +1,74 @@
+"""python -m g2l VERB: the one place that reads the command line, prints, and decides the exit code."""
+
+import os
+import sys
+from importlib import import_module
+
+from g2l import __version__
+from g2l.errors import G2LError
+
+# Verbs that are methods of Lightning's Trainer; the others name a function, imported when it is called.
+TRAINER_VERBS = {
+    "fit": "distil a student (--config YAML)",
+    "validate": "loss and CKA of a checkpoint on held-out patients",
+}
+VERBS = {
+    "index": ("g2l.slides.index:index", "slides -> cohort: masks, contact sheet, what was rejected and why"),
+    "export": ("g2l.deploy.export:export", "checkpoint -> the student as a folder that timm loads"),
+}
+
+
+def usage() -> str:
+    """What `python -m g2l --help` prints."""
+    verbs = TRAINER_VERBS | {name: text for name, (_, text) in VERBS.items()}
+    lines = "\n".join(f"  {name:<10}{text}" for name, text in verbs.items())
+    return (
+        f"g2l {__version__}: distil giga-scale pathology encoders into students that run anywhere\n\n"
+        f"usage: python -m g2l VERB [options]\n\n{lines}\n\n"
+        "python -m g2l VERB --help describes one verb; G2L_DEBUG=1 shows the traceback of an error."
+    )
+
+
+def run(verb: str, arguments: list[str]) -> str:
+    """Run one verb and return what it has to say at its end."""
+    if verb in TRAINER_VERBS:
+        from g2l.cli import main as fit
+
+        return fit([verb, *arguments])
+    module, name = VERBS[verb][0].split(":")
+    from g2l.verbs import call
+
+    return str(call(getattr(import_module(module), name), verb, arguments))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit code: 0; 2 for a mistake of the user's, told in one line; a traceback only for a fault of ours."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    verb = arguments[0] if arguments else "--help"
+    if verb in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if verb == "--version":
+        print(__version__)
+        return 0
+    if verb not in TRAINER_VERBS and verb not in VERBS:
+        known = ", ".join([*TRAINER_VERBS, *VERBS])
+        print(f"g2l: error: unknown verb {verb}; known are {known}", file=sys.stderr)
+        return 2
+    try:
+        text = run(verb, arguments[1:])
+    except G2LError as error:
+        if os.environ.get("G2L_DEBUG"):
+            raise
+        print(f"g2l: error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("g2l: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return 130
+    if text:
+        print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

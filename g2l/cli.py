@@ -1,0 +1,96 @@
+"""The LightningCLI: parser mode, links between data and model, defaults; nothing else."""
+
+import logging
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from jsonargparse import set_parsing_settings
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from g2l.data.module import DEMO, SlideDataModule
+from g2l.deploy.callback import Export  # noqa: F401  short class names in YAML resolve to what is imported here
+from g2l.errors import ConfigError
+from g2l.evaluation.score import Score  # noqa: F401
+from g2l.slides.cohort import Cohort
+from g2l.training.distiller import Distiller
+from g2l.training.monitors import PaperStop, Pictures, Throughput  # noqa: F401
+
+
+class Parser(LightningArgumentParser):
+    """Tells a mistake in one line instead of two screens of usage."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise ConfigError."""
+        raise ConfigError(f"{' '.join(message.split())}; python -m g2l fit --help lists every setting") from ex
+
+
+class CLI(LightningCLI):
+    """`fit` and `validate`."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """The Trainer's methods that are verbs."""
+        skipped = {"model", "train_dataloaders", "val_dataloaders", "dataloaders", "datamodule"}
+        return {"fit": skipped, "validate": skipped}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """One seed serves the initial weights, the stream and the augmentations."""
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
+        parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
+
+    def before_instantiate_classes(self) -> None:
+        """Refuse what would otherwise fail only after gigabytes of weights were loaded."""
+        config = self.config[self.config.subcommand]
+        data, trainer = config.data, config.trainer
+        if data.cohort != DEMO:
+            Cohort.open(data.cohort).split(data.hold_out, data.held_out_fraction, data.seed or 0)
+        if str(trainer.accelerator) in ("gpu", "cuda") and not torch.cuda.is_available():
+            raise ConfigError(
+                f"trainer.accelerator is {trainer.accelerator} but no CUDA device is visible; "
+                "set --trainer.accelerator=cpu (or auto), or check the driver with nvidia-smi"
+            )
+        root = Path(trainer.default_root_dir or ".")
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=root):
+                pass
+        except OSError as error:
+            raise ConfigError(
+                f"output folder {root} cannot be written ({error.strerror}); set trainer.default_root_dir to another"
+            ) from error
+
+
+def main(arguments: list[str]) -> str:
+    """Run a Trainer's verb; returns the reports of its callbacks."""
+    # Without the setting, ${model.lr} in another branch of the file does not resolve below a subcommand.
+    set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    logging.getLogger("lightning.pytorch").setLevel(logging.INFO)
+    defaults: dict[str, Any] = {
+        "gradient_clip_val": 1.0,
+        "max_epochs": -1,
+        "check_val_every_n_epoch": None,
+        "num_sanity_val_steps": 0,
+        "use_distributed_sampler": False,
+    }
+    # LightningCLI reads sys.argv, and its launcher of further processes starts sys.argv again.
+    sys.argv[1:] = arguments
+    try:
+        cli = CLI(
+            Distiller,
+            SlideDataModule,
+            parser_class=Parser,
+            trainer_defaults=defaults,
+            seed_everything_default=0,
+            # `omegaconf` resolves before the shell's overrides; `omegaconf+` after them.
+            parser_kwargs={"parser_mode": "omegaconf+"},
+            # The generated optimiser flags would replace configure_optimizers and include frozen parameters.
+            auto_configure_optimizers=False,
+        )
+    except MisconfigurationException as error:
+        raise ConfigError(" ".join(str(error).split())) from error
+    reports = [getattr(callback, "report", "") for callback in cli.trainer.callbacks]  # type: ignore[attr-defined]
+    return "\n".join(text for text in reports if text)

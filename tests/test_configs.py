@@ -1,0 +1,53 @@
+"""Every shipped YAML through --print_config; interpolation and overrides from the shell."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from g2l.__main__ import main
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    """The resolved config that `g2l fit ... --print_config` prints."""
+    with pytest.raises(SystemExit) as end:
+        main(["fit", *arguments, "--print_config"])
+    assert end.value.code == 0
+    return yaml.safe_load(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_config_is_valid(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = printed(capsys, "--config", str(path))
+    assert config["model"]["terms"]["logsum"]["class_path"] == "g2l.training.terms.LogSum"
+    assert config["trainer"]["max_steps"] > 0
+
+
+def test_shell_overrides_reach_a_term_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    demo = str(CONFIGS / "demo.yaml")
+    config = printed(capsys, "--config", demo, "--model.terms.logsum.alpha=2", "--model.terms.logsum.weight=0.5")
+    assert config["model"]["terms"]["logsum"]["init_args"]["alpha"] == 2
+    assert config["model"]["terms"]["logsum"]["init_args"]["weight"] == 0.5
+    assert config["model"]["terms"]["logsum"]["init_args"]["teacher"] == "demo-giga"
+
+
+def test_interpolation_follows_a_shell_override(capsys: pytest.CaptureFixture[str]) -> None:
+    config = printed(capsys, "--config", str(CONFIGS / "demo.yaml"), "--trainer.default_root_dir=elsewhere")
+    assert config["trainer"]["logger"]["init_args"]["save_dir"] == "elsewhere"
+
+
+def test_a_second_config_replaces_what_it_names(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    other = tmp_path / "other.yaml"
+    other.write_text("model: {terms: {angle: {class_path: Cosine, init_args: {teacher: demo-giga}}}}\n")
+    config = printed(capsys, "--config", str(CONFIGS / "demo.yaml"), "--config", str(other))
+    assert list(config["model"]["terms"]) == ["angle"]
+    assert config["data"]["cohort"] == "demo"
+
+
+def test_an_unknown_setting_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "--config", str(CONFIGS / "demo.yaml"), "--model.alhpa=2"]) == 2
+    error = capsys.readouterr().err.strip()
+    assert "alhpa" in error and "\n" not in error
