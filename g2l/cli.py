@@ -8,8 +8,8 @@ from typing import Any, NoReturn
 
 import torch
 from jsonargparse import set_parsing_settings
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from g2l.data.module import DEMO, SlideDataModule
 from g2l.deploy.callback import Export  # noqa: F401  short class names in YAML resolve to what is imported here

@@ -20,3 +20,15 @@ def real_data() -> Path:
     if not (path / "slides").is_dir():
         pytest.fail(f"G2L_DATA={folder} holds no folder slides/")
     return path
+
+
+@pytest.fixture(scope="session")
+def demo_cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded cohort on slides of .9 mm, indexed: 18 slides, 15 patients, 3 centres, with region maps."""
+    from g2l.data.demo import draw_cohort
+    from g2l.slides.index import index
+
+    folder = tmp_path_factory.mktemp("demo")
+    manifest = draw_cohort(folder / "drawn", workers=1, size_um=900)
+    index(str(manifest.parent), str(folder / "cohort"), manifest=str(manifest), workers=0)
+    return folder / "cohort"

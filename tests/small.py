@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from g2l.data.views import Views
 from g2l.encoders.encoder import create_encoder
-from g2l.training.distiller import Distiller
+from g2l.training.distiller import Batch, Distiller
 from g2l.training.terms import Term
 
 SIZE = 32
@@ -55,10 +55,10 @@ def write_networks(folder: Path) -> Networks:
     return Networks(str(folder / "student.yaml"), str(folder / "teacher.yaml"), str(folder))
 
 
-def batches(count: int, size: int = 8, seed: int = 0) -> list[dict[str, Any]]:
+def batches(count: int, size: int = 8, seed: int = 0) -> list[Batch]:
     """Batches as the stream delivers them, of smooth random images."""
     generator = torch.Generator().manual_seed(seed)
-    made = []
+    made: list[Batch] = []
     for step in range(count):
         coarse = torch.rand(size, 3, 5, 5, generator=generator)
         fine = torch.nn.functional.interpolate(coarse, SIZE + 4, mode="bicubic").clamp(0, 1)
@@ -72,18 +72,18 @@ def batches(count: int, size: int = 8, seed: int = 0) -> list[dict[str, Any]]:
     return made
 
 
-class Stream(IterableDataset[dict[str, Any]]):
+class Stream(IterableDataset[Batch]):
     """Batches without a length, like the stream of a cohort."""
 
-    def __init__(self, made: list[dict[str, Any]]) -> None:
+    def __init__(self, made: list[Batch]) -> None:
         """Args: made: what to deliver."""
         self.made = made
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[Batch]:
         """Yield the batches."""
         yield from self.made
 
 
-def loader(made: list[dict[str, Any]]) -> DataLoader[Any]:
+def loader(made: list[Batch]) -> DataLoader[Any]:
     """A loader over whole batches."""
     return DataLoader(Stream(made), batch_size=None)

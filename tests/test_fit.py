@@ -1,4 +1,4 @@
-"""`python -m g2l fit` as a user runs it: to the end, killed and resumed, on two processes."""
+"""`python -m g2l fit` as a user runs it: to the end, killed and resumed, on two processes; then validate."""
 
 import os
 import signal
@@ -11,9 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 from small import write_networks
-
-from g2l.data.demo import draw_cohort
-from g2l.slides.index import index
 
 pytestmark = pytest.mark.slow
 
@@ -94,17 +91,15 @@ class Project:
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+def project(tmp_path_factory: pytest.TempPathFactory, demo_cohort: Path) -> Project:
     folder = tmp_path_factory.mktemp("project")
-    manifest = draw_cohort(folder / "drawn", workers=1, size_um=400)
-    index(str(manifest.parent), str(folder / "cohort"), manifest=str(manifest), workers=0)
     networks = write_networks(folder)
     (folder / "config.yaml").write_text(
         CONFIG.format(
             student=networks.student,
             teacher=networks.teacher,
             weights=networks.weights,
-            cohort=folder / "cohort",
+            cohort=demo_cohort,
             steps=24,
         )
     )
@@ -163,3 +158,11 @@ def test_two_processes_equal_one(project: Project, whole: dict[str, torch.Tensor
     for key in compared:
         moved = (whole[key] - start[key]).norm()
         assert (whole[key] - both[key]).norm() <= 1e-4 * moved + 1e-6 * whole[key].norm(), key
+
+
+def test_validate_prints_what_the_checkpoint_reached(project: Project, whole: dict[str, torch.Tensor]) -> None:
+    command = project.command("whole", f"--ckpt_path={project.checkpoints('whole') / 'last.ckpt'}")
+    command[command.index("fit")] = "validate"
+    done = subprocess.run(command, cwd=project.folder, env=project.environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "val/cka" in done.stdout

@@ -52,19 +52,21 @@ def score(
         train_x, test_x: (M, D) embeddings; teacher_x: the teacher's embeddings of `test`.
         k: neighbours of the kNN vote and of the robustness counts.
     Returns:
-        knn and linear: accuracy; cka: with the teacher; robustness_index (None: undefined) and its support.
+        knn and linear: accuracy; cka: with the teacher; robustness_index and its support. None where undefined (CKA of
+        a constant embedding, a robustness index without support).
     """
     shared = set(train.patients) & set(test.patients)
     if shared:
         raise ConfigError(f"patients {', '.join(sorted(shared))} are in the training and the test half of the score")
     robust = robustness(test_x, test.labels, test.centres, test.slides, k)
-    return {
+    values = {
         "knn": knn_accuracy(train_x, train.labels, test_x, test.labels, k).accuracy,
         "linear": linear_probe(train_x, train.labels, train.patients, test_x, test.labels).accuracy,
         "cka": linear_cka(test_x, teacher_x),
-        "robustness_index": None if math.isnan(robust.index) else robust.index,
+        "robustness_index": robust.index,
         "support": robust.support,
     }
+    return {name: None if math.isnan(value) else value for name, value in values.items()}
 
 
 class Score(Callback):

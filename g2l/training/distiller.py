@@ -20,6 +20,7 @@ from g2l.encoders.locate import require_weights
 from g2l.errors import ConfigError, TrainingError
 from g2l.evaluation.similarity import linear_cka
 from g2l.objectives.collective import all_sum
+from g2l.training.collapse import spread
 from g2l.training.optim import adamw
 from g2l.training.schedules import cosine
 from g2l.training.terms import STUDENT, Need, Term
@@ -264,21 +265,3 @@ class Distiller(LightningModule):
             "student": self.student.spec.to_dict(),
             "networks": self.sources(),
         }
-
-
-def spread(x: Tensor) -> dict[str, float]:
-    """Collapse, seen early. x: (R, D) embeddings.
-
-    embedding_std: mean over dimensions of the standard deviation of L2-normalised rows, times sqrt(D): 1 for rows
-        spread evenly over the sphere, 0 when all rows are equal.
-    embedding_rank: exponential of the entropy of the normalised singular values of the centred rows (Roy and Vetterli
-        2007; RankMe adds nothing but a name): the number of directions in use.
-    """
-    unit = nn.functional.normalize(x.float(), dim=-1)
-    singular = torch.linalg.svdvals((x - x.mean(0)).double())
-    share = singular / singular.sum().clamp_min(1e-12)
-    rank = torch.exp(-(share * share.clamp_min(1e-12).log()).sum())
-    return {
-        "embedding_std": float(unit.std(0).mean() * x.shape[1] ** 0.5),
-        "embedding_rank": float(rank),
-    }

@@ -11,7 +11,7 @@ from small import Networks, batches, loader
 from torch import Tensor
 
 from g2l.errors import ConfigError, TrainingError
-from g2l.training.distiller import Distiller, spread
+from g2l.training.distiller import Distiller
 from g2l.training.terms import Cosine, LogSum
 
 
@@ -170,14 +170,3 @@ def test_bfloat16_agrees_with_float32(networks: Networks) -> None:
     for name, value in exact.items():
         assert rough[name].dtype == torch.float32
         assert rough[name].item() == pytest.approx(value.item(), rel=0.05, abs=0.05), name
-
-
-def test_spread_tells_collapse_from_use() -> None:
-    generator = torch.Generator().manual_seed(0)
-    even = spread(torch.randn(500, 16, generator=generator))
-    assert even["embedding_std"] == pytest.approx(1, abs=0.05)
-    assert even["embedding_rank"] > 15
-    line = spread(torch.randn(500, 1, generator=generator) * torch.randn(1, 16, generator=generator))
-    assert line["embedding_rank"] == pytest.approx(1, abs=1e-3)
-    point = spread(torch.ones(50, 16))
-    assert point["embedding_std"] == pytest.approx(0, abs=1e-6)
