@@ -6,6 +6,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_info
 
 from g2l.deploy.export import write_bundle
+from g2l.deploy.timm_folder import check_exportable
 from g2l.errors import ConfigError
 from g2l.training.distiller import Distiller
 
@@ -17,11 +18,15 @@ class Export(Callback):
         """Args: folder: inside the run's folder, or absolute."""
         self.folder = folder
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Export on the first process."""
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A student that cannot be exported is refused before the training, not after it."""
         if not isinstance(pl_module, Distiller):
             raise ConfigError("the Export callback needs a Distiller")
-        if trainer.is_global_zero:
+        check_exportable(pl_module.student.spec)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Export on the first process."""
+        if trainer.is_global_zero and isinstance(pl_module, Distiller):
             out = Path(trainer.default_root_dir) / self.folder
             write_bundle(pl_module.best_student(), pl_module.sources(), out)
             rank_zero_info(f"exported the student to {out}")

@@ -169,6 +169,10 @@ class Distiller(LightningModule):
                 "trainer.accumulate_grad_batches is above 1, but the log of a sum is not the mean of logs: "
                 "a log-sum term would optimise something else; raise data.batch_size or devices instead"
             )
+        # The student sees tissue as the data show it, whatever resolution its architecture was published for.
+        mpp = getattr(getattr(self.trainer, "datamodule", None), "mpp", None)
+        if mpp is not None:
+            self.student.spec = self.student.spec.override(mpp=mpp)
         self._move_frozen()
         for source in self.sources():
             origin = f" ({source['hub']})" if source["hub"] else ""
