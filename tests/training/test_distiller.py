@@ -170,3 +170,12 @@ def test_bfloat16_agrees_with_float32(networks: Networks) -> None:
     for name, value in exact.items():
         assert rough[name].dtype == torch.float32
         assert rough[name].item() == pytest.approx(value.item(), rel=0.05, abs=0.05), name
+
+
+def test_a_bfloat16_run_trains_with_float32_weights_and_losses(networks: Networks, tmp_path: Path) -> None:
+    model = networks.distiller(terms(networks), lr=1e-3)
+    fit = trainer(tmp_path, enable_checkpointing=False, precision="bf16-mixed")
+    fit.fit(model, loader(batches(6)), loader(batches(2, seed=9)))
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert fit.callback_metrics["train/loss"].dtype == torch.float32
+    assert torch.isfinite(fit.callback_metrics["train/loss"]) and torch.isfinite(fit.callback_metrics["val/cka"])
