@@ -22,7 +22,7 @@ def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, An
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_shipped_config_is_valid(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = printed(capsys, "--config", str(path))
-    assert config["model"]["terms"]["logsum"]["class_path"] == "g2l.training.terms.LogSum"
+    assert config["model"]["terms"]["logsum"]["class_path"] == "g2l.LogSum"
     assert config["trainer"]["max_steps"] > 0
 
 
