@@ -86,6 +86,15 @@ def mosaic(rows: list[Tensor], gap: int = 2) -> Tensor:
     return torch.cat(lines, dim=1)
 
 
+def views_in_mode(module: Distiller, batch: Batch, training: bool) -> dict[str, Tensor]:
+    """The views of a mode, by the flag of the module alone: its networks must not change mode for a picture."""
+    was_training, module.training = module.training, training
+    try:
+        return module.make_views(batch)
+    finally:
+        module.training = was_training
+
+
 class Pictures(Callback):
     """TensorBoard images at every validation: what teacher and student saw in training, and held-out patches with the
     PCA of the patch tokens of the student and of each frozen network side by side.
@@ -134,16 +143,13 @@ class Pictures(Callback):
     @staticmethod
     def seen(module: Distiller, batch: Batch) -> Tensor:
         """One row for each view in use, drawn again from the patches' numbers: exactly what the networks saw."""
-        was_training = module.training
-        module.training = True  # of the module alone: the student must not leave eval mode for a picture
-        views = module.make_views(batch)
-        module.training = was_training
+        views = views_in_mode(module, batch, training=True)
         return mosaic([views[name].cpu() for name in sorted(views, reverse=True)])
 
     @staticmethod
     def pca(module: Distiller, batch: Batch) -> Tensor:
         """The patches, the student's tokens, each frozen network's tokens: one row each."""
-        views = module.make_views(batch)
+        views = views_in_mode(module, batch, training=False)
         tokens = {need.network: module.tokens(need, views[need.view]) for need in module.needs}
         size = module.views.size
         order = [STUDENT, *(name for name in tokens if name != STUDENT)]
