@@ -1,0 +1,1 @@
+"""How the embedded cohort is drawn: regions, tissues, stains and scanners of synthetic slides."""
