@@ -60,7 +60,7 @@ def test_paper_stop_resumes_where_it_was() -> None:
     losses = [1.0] * 10 + [2.0] * 3
     whole, half = PaperStop(10, 3), PaperStop(10, 3)
     for loss in losses:
-        whole.exceeded(loss), half.exceeded(loss)
+        assert whole.exceeded(loss) == half.exceeded(loss)
     rest = PaperStop(10, 3)
     rest.load_state_dict(half.state_dict())
     assert whole.exceeded(9.0) and rest.exceeded(9.0)
