@@ -25,6 +25,10 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 	@echo "installing into .venv (about 9 GB with CUDA; minutes the first time)"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@# A machine without a screen lacks libGL, which opencv's full build (tiatoolbox asks for it) needs: put the headless
+	@# build of the same version in its place.
+	@$(BIN)/python -c "import cv2" 2>/dev/null || $(BIN)/python -m pip install --quiet --no-deps --force-reinstall \
+		"opencv-python-headless==$$(sed -n 's/^opencv-python==//p' constraints.txt)"
 	@touch $(READY)
 
 clean:
