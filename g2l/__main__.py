@@ -41,6 +41,22 @@ def run(verb: str, arguments: list[str]) -> str:
     return str(call(getattr(import_module(module), name), verb, arguments))
 
 
+def message_of(error: G2LError) -> str:
+    """The one line; torch wraps an error of a loader's worker process into the text of its traceback."""
+    text = str(error).strip()
+    return text.splitlines()[-1].partition(": ")[2] if "Original Traceback" in text else text
+
+
+def exit_code_of(end: BaseException) -> int:
+    """As a shell counts: 130 after Ctrl-C, 143 after SIGTERM (both of which Lightning turns into plain exits)."""
+    if isinstance(end, KeyboardInterrupt) or isinstance(end.__context__, KeyboardInterrupt):
+        return 130
+    if type(end).__name__ == "SIGTERMException":
+        return 143
+    code = getattr(end, "code", 0)
+    return code if isinstance(code, int) else int(code is not None)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Exit code: 0; 2 for a mistake of the user's, told in one line; a traceback only for a fault of ours."""
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -60,11 +76,14 @@ def main(arguments: list[str] | None = None) -> int:
     except G2LError as error:
         if os.environ.get("G2L_DEBUG"):
             raise
-        print(f"g2l: error: {error}", file=sys.stderr)
+        print(f"g2l: error: {message_of(error)}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("g2l: interrupted; the same command goes on where it stopped", file=sys.stderr)
-        return 130
+    except (KeyboardInterrupt, SystemExit) as end:
+        code = exit_code_of(end)
+        if code > 128:
+            again = "the same command with --ckpt_path last" if verb in TRAINER_VERBS else "the same command"
+            print(f"g2l: interrupted; {again} goes on where it stopped", file=sys.stderr)
+        return code
     if text:
         print(text)
     return 0

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 import torch
 from jsonargparse import set_parsing_settings
+from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
@@ -18,6 +19,13 @@ from g2l.evaluation.score import Score  # noqa: F401
 from g2l.slides.cohort import Cohort
 from g2l.training.distiller import Distiller
 from g2l.training.monitors import PaperStop, Pictures, Throughput  # noqa: F401
+
+
+def the_seed(value: bool | int) -> int:
+    """Lightning also takes true (a random seed) and false (none): such a run could not be repeated."""
+    if isinstance(value, bool) or not 0 <= value < 2**32:
+        raise ConfigError(f"seed_everything is {value}; give a whole number from 0 to {2**32 - 1}")
+    return value
 
 
 class Parser(LightningArgumentParser):
@@ -39,13 +47,25 @@ class CLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """One seed serves the initial weights, the stream and the augmentations."""
-        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
-        parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=the_seed)
+        parser.link_arguments("seed_everything", "model.seed", compute_fn=the_seed)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Lightning names an unknown strategy or precision with a ValueError."""
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except ValueError as error:
+            raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
 
     def before_instantiate_classes(self) -> None:
         """Refuse what would otherwise fail only after gigabytes of weights were loaded."""
         config = self.config[self.config.subcommand]
         data, trainer = config.data, config.trainer
+        checkpoint = str(config.ckpt_path or "")
+        if checkpoint not in ("", "last", "best") and not Path(checkpoint).is_file():
+            raise ConfigError(f"--ckpt_path {checkpoint} does not exist; give a .ckpt file, or last")
+        if self.config.subcommand == "validate" and not checkpoint:
+            raise ConfigError("validate needs a checkpoint; give --ckpt_path FILE")
         if data.cohort != DEMO:
             Cohort.open(data.cohort).split(data.hold_out, data.held_out_fraction, data.seed or 0)
         if str(trainer.accelerator) in ("gpu", "cuda") and not torch.cuda.is_available():
@@ -89,8 +109,14 @@ def main(arguments: list[str]) -> str:
             parser_kwargs={"parser_mode": "omegaconf+"},
             # The generated optimiser flags would replace configure_optimizers and include frozen parameters.
             auto_configure_optimizers=False,
+            # Of a run that goes on in the same folder, the config is that of its last start.
+            save_config_kwargs={"overwrite": True},
         )
     except MisconfigurationException as error:
         raise ConfigError(" ".join(str(error).split())) from error
+    except RuntimeError as error:
+        if "loading state_dict" not in str(error):
+            raise
+        raise ConfigError(f"the checkpoint is of another model: {' '.join(str(error).split())[:300]} ...") from error
     reports = [getattr(callback, "report", "") for callback in cli.trainer.callbacks]  # type: ignore[attr-defined]
     return "\n".join(text for text in reports if text)

@@ -7,8 +7,16 @@ import torch
 from safetensors.torch import save_file
 
 from g2l.__main__ import main
+from g2l.errors import SlideError
+from g2l.slides.slide import Slide
 
 DEMO = Path(__file__).parents[1] / "configs" / "demo.yaml"
+# Over demo.yaml: what is wrongly accepted must not train for minutes.
+PLAIN = """\
+model: {observe_patches: 8}
+data: {batch_size: 4, val_patches: 8}
+trainer: {max_steps: 4, val_check_interval: 4, callbacks: null, logger: false, enable_progress_bar: false}
+"""
 
 
 def mistake(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
@@ -102,3 +110,68 @@ def test_export_of_what_is_no_checkpoint(capsys: pytest.CaptureFixture[str], tmp
     assert "a.ckpt" in mistake(capsys, "export", tmp_path / "a.ckpt", "--out", tmp_path / "bundle")
     assert "b.ckpt" in mistake(capsys, "export", tmp_path / "b.ckpt", "--out", tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("--trainer.limit_train_batches=4", "trainer.max_steps"),
+        ("--trainer.max_steps=6", "no multiple of trainer.val_check_interval"),
+        ("--trainer.precision=bf16-true", "bf16-mixed"),
+        ("--trainer.strategy=nonsense", "nonsense"),
+        ("--trainer.max_steps=-1", "trainer.max_steps is not set"),
+        ("--data.seed=3", "seed"),
+        ("--seed_everything=true", "whole number"),
+        ("--seed_everything=-1", "seed"),
+        ("--ckpt_path=none.ckpt", "none.ckpt"),
+        ("--data.hold_out=colour", "colour"),
+    ],
+)
+def test_settings_that_cannot_work(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, demo_cohort: Path, override: str, expected: str
+) -> None:
+    plain = tmp_path / "plain.yaml"
+    plain.write_text(PLAIN)
+    error = fit_mistake(capsys, tmp_path, "--config", str(plain), f"--data.cohort={demo_cohort}", override)
+    assert expected in error
+
+
+def test_validate_without_a_checkpoint(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    error = mistake(capsys, "validate", "--config", DEMO, f"--trainer.default_root_dir={tmp_path}")
+    assert "--ckpt_path" in error
+
+
+def test_checkpoint_of_another_model(capsys: pytest.CaptureFixture[str], tmp_path: Path, demo_cohort: Path) -> None:
+    content = {"state_dict": {"a": torch.zeros(1)}, "pytorch-lightning_version": "2.6.6", "loops": {}, "epoch": 0}
+    torch.save(content | {"global_step": 0}, tmp_path / "other.ckpt")
+    command = [f"--data.cohort={demo_cohort}", f"--ckpt_path={tmp_path / 'other.ckpt'}"]
+    assert "another model" in fit_mistake(capsys, tmp_path, *command)
+
+
+def test_a_slide_that_breaks_during_training_is_one_line_also_from_a_worker(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, demo_cohort: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise SlideError("slide a.svs cannot be read at (1, 2) um; replace or remove the file")
+
+    monkeypatch.setattr(Slide, "read_patch", broken)
+    plain = tmp_path / "plain.yaml"
+    plain.write_text(PLAIN)
+    for workers in (0, 2):
+        error = fit_mistake(
+            capsys,
+            tmp_path,
+            "--config",
+            str(plain),
+            f"--data.cohort={demo_cohort}",
+            f"--data.num_workers={workers}",
+        )
+        assert error == "g2l: error: slide a.svs cannot be read at (1, 2) um; replace or remove the file"
+
+
+def test_slides_that_moved_since_the_index(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, demo_cohort: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "exists", lambda path: path.suffix != ".tif")
+    error = fit_mistake(capsys, tmp_path, f"--data.cohort={demo_cohort}")
+    assert "18 of 18 slides" in error and "g2l index" in error

@@ -40,6 +40,7 @@ trainer:
         mode: max
         every_n_train_steps: 4
         save_last: true
+        save_on_exception: true
         filename: "{{step}}"
         save_top_k: -1
     - class_path: Throughput
@@ -166,3 +167,27 @@ def test_validate_prints_what_the_checkpoint_reached(project: Project, whole: di
     done = subprocess.run(command, cwd=project.folder, env=project.environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "val/cka" in done.stdout
+
+
+def test_a_preempted_run_says_so_and_loses_nothing(project: Project, whole: dict[str, torch.Tensor]) -> None:
+    process = subprocess.Popen(
+        project.command("preempted"),
+        cwd=project.folder,
+        env=project.environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not list(project.checkpoints("preempted").glob("step=4*.ckpt")):
+        assert process.poll() is None and time.monotonic() < deadline, "ended before it could be stopped"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert "--ckpt_path last goes on" in errors and "Traceback" not in errors
+    stopped = torch.load(project.checkpoints("preempted") / "last.ckpt", weights_only=True)
+    assert 4 <= stopped["global_step"] < 24
+    resumed = project.fit("preempted", "--ckpt_path=last")
+    for key, value in whole.items():
+        assert torch.equal(value, resumed[key]), key

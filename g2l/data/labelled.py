@@ -51,6 +51,12 @@ def labelled_patches(cohort: Cohort, sampler: Sampler, count: int, threads: int 
         )
     patches = [patch for patch, _ in labelled]
     records = [cohort[patch.slide] for patch in patches]
+    unknown = sorted({record.name for record in records if record.patient is None})
+    if unknown:
+        raise CohortError(
+            f"cohort {cohort.folder}: slides without a patient cannot be scored ({', '.join(unknown[:5])}); give the "
+            "manifest a patient column"
+        )
     return LabelledPatches(
         images=read_patches(cohort, patches, threads),
         labels=np.array([name for _, name in labelled]),

@@ -22,6 +22,14 @@ DEMO_FOLDER = Path("cohorts/demo")
 HELD_OUT_SEED = 2**32
 
 
+def _belongs(folder: Path, manifest: Path) -> bool:
+    """Whether the cohort in `folder` was indexed from this very manifest, where its slides are now."""
+    table = folder / "cohort.parquet"
+    if not table.exists() or table.stat().st_mtime < manifest.stat().st_mtime:
+        return False
+    return Cohort.open(folder)[0].path.is_relative_to(manifest.parent.resolve())
+
+
 class SlideDataModule(LightningDataModule):
     """Draws patches on the fly from an indexed cohort; whole patients are held out."""
 
@@ -59,6 +67,8 @@ class SlideDataModule(LightningDataModule):
             raise ConfigError(
                 f"data.batch_size is {batch_size}; the losses compare images of a batch, so give 2 or more"
             )
+        if not 0 <= seed < HELD_OUT_SEED:
+            raise ConfigError(f"the seed is {seed}; give a whole number from 0 to {HELD_OUT_SEED - 1}")
         if patch_size < 1 or mpp <= 0 or val_patches < 2:
             raise ConfigError(
                 f"data.patch_size {patch_size}, data.mpp {mpp} and data.val_patches {val_patches} must be at least 1, "
@@ -77,7 +87,7 @@ class SlideDataModule(LightningDataModule):
             from g2l.slides.index import index
 
             manifest = draw_cohort(DEMO_FOLDER / "drawn")
-            if not (DEMO_FOLDER / "cohort.parquet").exists():
+            if not _belongs(DEMO_FOLDER, manifest):
                 index(str(manifest.parent), str(DEMO_FOLDER), manifest=str(manifest))
 
     @property
@@ -90,6 +100,7 @@ class SlideDataModule(LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Open the cohort and hold out whole patients (or values of another column)."""
         self.split = self.cohort.split(self.hold_out, self.held_out_fraction, self.seed)
+        self.cohort.require_files()
 
     def sampler(self, part: Literal["train", "val", "test"]) -> Sampler:
         """The pure sampler of one part of the cohort."""
@@ -122,7 +133,13 @@ class SlideDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """The endless training stream, beginning at the trainer's step (a resumed run reads nothing twice)."""
-        start = self.trainer.global_step * self.trainer.accumulate_grad_batches if self.trainer else 0
+        trainer = self.trainer
+        if trainer and trainer.limit_train_batches != 1.0 and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            raise ConfigError(
+                "trainer.limit_train_batches would train on the same first patches again and again; the stream has no "
+                "end, so set trainer.max_steps instead"
+            )
+        start = trainer.global_step * trainer.accumulate_grad_batches if trainer else 0
         return self._loader("train", start, None)
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:

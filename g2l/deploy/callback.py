@@ -5,7 +5,7 @@ from pathlib import Path
 from lightning import Callback, LightningModule, Trainer
 from lightning_utilities.core.rank_zero import rank_zero_info
 
-from g2l.deploy.export import write_bundle
+from g2l.deploy.bundle import refuse_foreign, write_bundle
 from g2l.deploy.timm_folder import check_exportable
 from g2l.errors import ConfigError
 from g2l.training.distiller import Distiller
@@ -23,6 +23,7 @@ class Export(Callback):
         if not isinstance(pl_module, Distiller):
             raise ConfigError("the Export callback needs a Distiller")
         check_exportable(pl_module.student.spec)
+        refuse_foreign(Path(trainer.default_root_dir) / self.folder)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Export on the first process."""

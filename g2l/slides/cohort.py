@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from g2l.errors import CohortError
 from g2l.slides.coverage import unpack
 from g2l.slides.slide import Slide
-from g2l.slides.split import split_groups, split_stated
+from g2l.slides.split import divided, split_groups, split_stated
 
 TABLE, MASKS, REJECTED, SHEET = "cohort.parquet", "masks.npy", "rejected.csv", "contact_sheet.png"
 FORMAT = 1
@@ -107,8 +107,22 @@ class Cohort:
             raise CohortError(f"cohort {folder}: {TABLE} and {MASKS} do not belong together; run g2l index again")
         return cls(folder, table, masks, about["extras"])
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Another process opens the files itself, instead of receiving the masks by value.
+        return type(self).open, (self.folder,)
+
     def __len__(self) -> int:
         return self._table.num_rows
+
+    def require_files(self, probes: int = 200) -> None:
+        """CohortError unless the slide files are where they were indexed; looks at `probes` of them, spread evenly."""
+        rows = {i * len(self) // probes for i in range(probes)} if len(self) > probes else range(len(self))
+        lost = [path for path in (self[i].path for i in rows) if not path.exists()]
+        if lost:
+            raise CohortError(
+                f"cohort {self.folder}: {len(lost)} of {len(rows)} slides looked at are gone, first {lost[0]}; bring "
+                f"them back, or index them where they are now: g2l index SLIDES --out {self.folder}"
+            )
 
     def __iter__(self) -> Iterator[SlideRecord]:
         return (self[i] for i in range(len(self)))
@@ -169,8 +183,17 @@ class Cohort:
             )
         whole = [group for group in groups if group is not None]
         if self._column("split").null_count < len(self):
-            return split_stated(str(self.folder), hold_out, whole, self.column("split"), self.column("name"))
-        return split_groups(str(self.folder), hold_out, whole, fraction, seed)
+            parts = split_stated(str(self.folder), hold_out, whole, self.column("split"), self.column("name"))
+        else:
+            parts = split_groups(str(self.folder), hold_out, whole, fraction, seed)
+        part_of = {row: part for part, rows in parts.items() for row in rows}
+        torn = divided(self.column("patient"), [part_of[row] for row in range(len(self))])
+        if torn:
+            raise CohortError(
+                f"cohort {self.folder}: holding out by {hold_out} puts patients into two parts: {', '.join(torn[:5])}; "
+                "hold out by patient, or give a split column that keeps patients whole"
+            )
+        return parts
 
     def _column(self, name: str) -> pa.ChunkedArray:
         if name not in self._table.column_names:

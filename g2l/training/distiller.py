@@ -163,6 +163,17 @@ class Distiller(LightningModule):
         """Check what only the trainer knows, bring the frozen networks to the device, and name the licences."""
         if self.trainer.max_steps < 1:
             raise ConfigError("trainer.max_steps is not set; patches are drawn without end, so give a number of steps")
+        interval = self.trainer.val_check_interval
+        if self.trainer.enable_validation and isinstance(interval, int) and self.trainer.max_steps % interval:
+            raise ConfigError(
+                f"trainer.max_steps {self.trainer.max_steps} is no multiple of trainer.val_check_interval {interval}: "
+                "the last steps would be neither validated nor kept; change one of them"
+            )
+        if self.trainer.precision not in ("32-true", "bf16-mixed"):
+            raise ConfigError(
+                f"trainer.precision is {self.trainer.precision}; the losses and moments need float32 beside the "
+                "networks: give 32-true or bf16-mixed"
+            )
         exact = all(self._term(name).accumulates for name in self.terms)
         if self.trainer.accumulate_grad_batches > 1 and not exact:
             raise ConfigError(
@@ -178,9 +189,13 @@ class Distiller(LightningModule):
             origin = f" ({source['hub']})" if source["hub"] else ""
             rank_zero_info(f"{source['role']}: {source['name']}{origin}, licence: {source['licence']}")
 
+    @property
+    def _unobserved(self) -> list[Term]:
+        return [self._term(name) for name in self.terms if self._term(name).observes]
+
     def on_train_start(self) -> None:
         """One pass over the first patches of the training stream for terms that need moments of the cohort."""
-        waiting = [self._term(name) for name in self.terms if self._term(name).observes]
+        waiting = self._unobserved
         if not waiting:
             return
         # The stream is a pure function of the patch number: this pass takes nothing away from the training's own.
@@ -200,6 +215,8 @@ class Distiller(LightningModule):
     def on_validation_start(self) -> None:
         """The frozen networks may still be elsewhere when only validating."""
         self._move_frozen()
+        if self._unobserved and not self.trainer.sanity_checking:
+            raise TrainingError("the targets' moments are unknown before a training; give a checkpoint (--ckpt_path)")
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Rates of this step, and random numbers (drop path) that depend on nothing but seed, step and process."""
@@ -212,7 +229,7 @@ class Distiller(LightningModule):
         self.log("train/lr", lr)
         self.log("train/weight_decay", decay)
         micro = step * self.trainer.accumulate_grad_batches + batch_idx % self.trainer.accumulate_grad_batches
-        torch.manual_seed((self.seed * 1_000_003 + micro) * 65_537 + self.global_rank)
+        torch.manual_seed(((self.seed * 1_000_003 + micro) * 65_537 + self.global_rank) % 2**63)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW over student and heads; nothing frozen is in it."""
@@ -222,6 +239,8 @@ class Distiller(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The loss on held-out patients without augmentation; the embeddings are kept for the epoch's CKA."""
+        if self._unobserved:
+            return  # only in Lightning's sanity check, before the first step
         values, tokens = self.forward_terms(batch)
         size = len(batch["index"])
         named = {f"val/{name}": value for name, value in values.items()}
@@ -230,6 +249,8 @@ class Distiller(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """CKA of the student with every frozen network (`val/cka`: their mean), spread and rank of its embeddings."""
+        if not self._held_out:
+            return
         features = {}
         for network in self._held_out[0]:
             local = torch.cat([row[network] for row in self._held_out]).to(self.device)

@@ -1,5 +1,6 @@
 """Whole groups are held out, or the manifest's split is taken at its word, and refused where it tears a group."""
 
+import pickle
 from collections.abc import Callable
 
 import numpy as np
@@ -52,7 +53,17 @@ def test_a_patient_in_two_parts_is_refused_with_all_names(make_cohort: MakeCohor
     cohort = make_cohort([MASK] * 5, patient=list("ABABC"), split=["train", "val", "val", "test", "train"])
     with pytest.raises(CohortError, match=r"patient in more than one part .*: A \(train and val\), B \(test and val\)"):
         cohort.split()
-    assert cohort.split(hold_out="name")["train"] == [0, 4]
+    with pytest.raises(CohortError, match=r"holding out by name puts patients into two parts: A \(train and val\)"):
+        cohort.split(hold_out="name")
+
+
+def test_holding_out_slides_or_centres_keeps_patients_whole_or_is_refused(make_cohort: MakeCohort) -> None:
+    cohort = make_cohort([MASK] * 6, patient=list("AABBCC"), centre=list("xxyyzz"))
+    assert sum(map(len, cohort.split(hold_out="centre").values())) == 6
+    with pytest.raises(CohortError, match="hold out by patient"):
+        cohort.split(hold_out="name", fraction=0.5)
+    nameless = make_cohort([MASK] * 6)
+    assert len(nameless.split(hold_out="name", fraction=0.5)["val"]) == 3
 
 
 def test_incomplete_splits_are_refused(make_cohort: MakeCohort) -> None:
@@ -68,3 +79,17 @@ def test_unknown_and_empty_columns(make_cohort: MakeCohort) -> None:
         cohort.split(hold_out="hospital")
     with pytest.raises(CohortError, match=r"1 slides have no patient \(s1\); give it in the manifest"):
         cohort.split()
+
+
+def test_another_process_opens_the_cohort_itself(make_cohort: MakeCohort) -> None:
+    cohort = make_cohort([np.ones((400, 400), np.bool_)] * 3)
+    sent = pickle.dumps(cohort)
+    assert len(sent) < 1000
+    assert np.array_equal(pickle.loads(sent).mask(2), cohort.mask(2))  # noqa: S301  our own, of a line ago
+
+
+def test_slides_that_are_gone_are_counted_and_named(make_cohort: MakeCohort) -> None:
+    with pytest.raises(CohortError, match=r"3 of 3 slides looked at are gone, first /nowhere/s0.tif; .*g2l index"):
+        make_cohort([MASK] * 3).require_files()
+    with pytest.raises(CohortError, match="2 of 2 slides"):
+        make_cohort([MASK] * 5).require_files(probes=2)
