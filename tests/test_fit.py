@@ -150,7 +150,7 @@ def test_killed_and_resumed_equals_uninterrupted(project: Project, whole: dict[s
 
 def test_two_processes_equal_one(project: Project, whole: dict[str, torch.Tensor]) -> None:
     both = project.fit("both", "--data.batch_size=4", "--trainer.devices=2", "--trainer.strategy=ddp")
-    start = project.fit("start", "--trainer.max_steps=1", "--model.lr=0")
+    start = project.fit("start", "--trainer.max_steps=1", "--trainer.val_check_interval=1", "--model.lr=0")
     # These biases cancel (in the softmax, or in the standardisation): their gradients are zero but for rounding, which
     # AdamW magnifies into steps that mean nothing.
     cancels = ("attn.qkv.bias", "backbone.norm.bias", "projectors.cls.bias", "projectors.patch.bias")
