@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 
 from g2l.errors import CohortError
 from g2l.slides.coverage import unpack
+from g2l.slides.resolution import Resolution
 from g2l.slides.slide import Slide
-from g2l.slides.split import divided, split_groups, split_stated
+from g2l.slides.split import split_table
 
 TABLE, MASKS, REJECTED, SHEET = "cohort.parquet", "masks.npy", "rejected.csv", "contact_sheet.png"
-FORMAT = 1
+FORMAT = 2
 METADATA = b"g2l"
 
 
@@ -58,15 +59,20 @@ class SlideRecord:
 class Geometry(NamedTuple):
     """What sampling needs of all N slides at once, as arrays.
 
-    size_um (N, 2): width, height. mask_mpp (N,): um per mask cell. box (N, 4): the tissue's bounding box in cells,
-    x0, y0, x1, y1. room_um (N,): side of a square that is all tissue. tissue_mm2 (N,).
+    size_um (N, 2): width, height. mask_mpp (N,): um per mask cell. mask_shape (N, 3): rows and columns of the mask, and
+    where it begins in `Cohort.mask_bytes`. box (N, 4): the tissue's bounding box in cells, x0, y0, x1, y1. room_um
+    (N,): side of a square that is all tissue. tissue_mm2 (N,). levels (L, 4): of every level of every slide mpp_x,
+    mpp_y, tile_w, tile_h (pyramid.Level), finest first; slide i has the rows first_level[i] to first_level[i + 1].
     """
 
     size_um: NDArray[np.float64]
     mask_mpp: NDArray[np.float64]
+    mask_shape: NDArray[np.int64]
     box: NDArray[np.float64]
     room_um: NDArray[np.float64]
     tissue_mm2: NDArray[np.float64]
+    levels: NDArray[np.float64]
+    first_level: NDArray[np.int64]
 
 
 class Cohort:
@@ -76,13 +82,17 @@ class Cohort:
         self.folder = folder
         self._table, self._masks, self._extras = table, masks, extras
         shape = [self._numbers(name).astype(np.int64) for name in ("mask_h", "mask_w", "mask_offset")]
-        self._mask_shape = np.stack(shape, axis=1)
+        levels = self._column("levels").combine_chunks()
+        first_level = np.concatenate([[0], np.cumsum(levels.value_lengths().to_numpy(zero_copy_only=False))]) // 4
         self.geometry = Geometry(
             np.stack([self._numbers("width_um"), self._numbers("height_um")], axis=1),
             self._numbers("mask_mpp"),
+            np.stack(shape, axis=1),
             np.stack([self._numbers(f"box_{side}") for side in ("x0", "y0", "x1", "y1")], axis=1),
             self._numbers("room_um"),
             self._numbers("tissue_mm2"),
+            levels.flatten().to_numpy(zero_copy_only=False).reshape(-1, 4),
+            first_level.astype(np.int64),
         )
 
     @classmethod
@@ -103,7 +113,11 @@ class Cohort:
             masks = np.asarray(np.load(folder / MASKS, mmap_mode="r"))
         except (OSError, ValueError, KeyError, pa.ArrowException) as error:
             raise CohortError(f"cohort {folder} is damaged ({error}); run g2l index again") from error
-        if about.get("format") != FORMAT or masks[-20:].tobytes().hex() != about.get("masks"):
+        if about.get("format") != FORMAT:
+            raise CohortError(
+                f"cohort {folder} has format {about.get('format')}, this g2l reads {FORMAT}; run g2l index again"
+            )
+        if masks[-20:].tobytes().hex() != about.get("masks"):
             raise CohortError(f"cohort {folder}: {TABLE} and {MASKS} do not belong together; run g2l index again")
         return cls(folder, table, masks, about["extras"])
 
@@ -146,19 +160,31 @@ class Cohort:
         return self._table.column_names
 
     def open_slide(self, i: int) -> Slide:
-        """Open slide i with the resolution it was indexed with."""
-        record = self[i]
-        return Slide.open(record.path, record.mpp if record.mpp_source == "given" else None)
+        """Open slide i as it was indexed: resolution, backend, and where its tiles lie.
+
+        Raises:
+            SlideError: it cannot be opened any more, or has changed.
+        """
+        path, source, backend, tile_map = (
+            self._table.column(name)[i].as_py() for name in ("path", "mpp_source", "backend", "tile_map")
+        )
+        mpp_x, mpp_y = self.geometry.levels[self.geometry.first_level[i], :2].tolist()
+        return Slide.recorded(Path(path), Resolution(mpp_x, mpp_y, source), backend, tile_map)
 
     def mask(self, i: int) -> NDArray[np.bool_]:
         """(h, w) bool tissue mask; cell (r, c) covers [c, c + 1) x [r, r + 1) times `mask_mpp(i)` um."""
-        return unpack(self.bits(i), int(self._mask_shape[i, 1]))
+        return unpack(self.bits(i), int(self.geometry.mask_shape[i, 1]))
 
     def bits(self, i: int) -> NDArray[np.uint8]:
         """The mask as it lies on disk: (h, ceil(w / 8)) uint8, see coverage.py; not copied."""
-        height, width, offset = self._mask_shape[i].tolist()
+        height, width, offset = self.geometry.mask_shape[i].tolist()
         stride = -(-width // 8)
         return self._masks[offset : offset + height * stride].reshape(height, stride)
+
+    @property
+    def mask_bytes(self) -> NDArray[np.uint8]:
+        """The masks of all slides as they lie on disk, one after another (`Geometry.mask_shape` says where)."""
+        return self._masks
 
     def mask_mpp(self, i: int) -> float:
         """um per mask cell."""
@@ -173,27 +199,7 @@ class Cohort:
         Raises:
             CohortError: unknown column, slides without a value, one group only, or a group in two parts.
         """
-        groups = [None if value is None else str(value) for value in self.column(hold_out)]
-        lacking = [str(name) for name, group in zip(self.column("name"), groups, strict=True) if group is None]
-        if lacking:
-            shown = ", ".join(lacking[:5]) + (", ..." if lacking[5:] else "")
-            raise CohortError(
-                f"cohort {self.folder}: {len(lacking)} slides have no {hold_out} ({shown}); give it in the manifest, "
-                "or hold out by another column (name: every slide on its own)"
-            )
-        whole = [group for group in groups if group is not None]
-        if self._column("split").null_count < len(self):
-            parts = split_stated(str(self.folder), hold_out, whole, self.column("split"), self.column("name"))
-        else:
-            parts = split_groups(str(self.folder), hold_out, whole, fraction, seed)
-        part_of = {row: part for part, rows in parts.items() for row in rows}
-        torn = divided(self.column("patient"), [part_of[row] for row in range(len(self))])
-        if torn:
-            raise CohortError(
-                f"cohort {self.folder}: holding out by {hold_out} puts patients into two parts: {', '.join(torn[:5])}; "
-                "hold out by patient, or give a split column that keeps patients whole"
-            )
-        return parts
+        return split_table(self, f"cohort {self.folder}", hold_out, fraction, seed)
 
     def _column(self, name: str) -> pa.ChunkedArray:
         if name not in self._table.column_names:

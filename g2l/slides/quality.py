@@ -9,6 +9,9 @@ inside the tissue. Real slides lie at 0.5-1.2; blurred by a Gaussian of 1 um the
 itself, noise scores high, and slides coarser than 1 um/px get no value.
 """
 
+import math
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +53,12 @@ def sharpness(slide: Slide, mask: NDArray[np.bool_], mask_mpp: float) -> float:
     for row, column in chosen.tolist():
         x, y = (column + 0.5) * mask_mpp - half, (row + 0.5) * mask_mpp - half
         grey = cv2.cvtColor(slide.read_patch(x, y, SHARPNESS_PX, SHARPNESS_MPP), cv2.COLOR_RGB2GRAY)
-        contrast = float(grey.std())
-        if contrast > 2:
-            values.append(float(cv2.Laplacian(grey, cv2.CV_32F).std()) / contrast)
-    return float(np.median(values)) if values else float("nan")
+        values.append(focus(grey))
+    judged = [value for value in values if not math.isnan(value)]
+    return float(np.median(judged)) if judged else float("nan")
+
+
+def focus(grey: NDArray[Any]) -> float:
+    """std(Laplacian) / std(grey) of (h, w) uint8; NaN where there is next to no contrast."""
+    contrast = float(grey.std())
+    return float(cv2.Laplacian(grey, cv2.CV_32F).std()) / contrast if contrast > 2 else float("nan")

@@ -1,18 +1,22 @@
-"""Patch i of a run is a pure function of (seed, i): it depends on no worker, rank or earlier patch."""
+"""Patch i of a run is a pure function of (seed, i): it depends on no worker, rank, batch or earlier patch."""
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from math import inf
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from g2l.errors import CohortError
 from g2l.slides.cohort import Cohort
-from g2l.slides.coverage import coverage, places
+from g2l.slides.placing.patches import Patch, Patches
+from g2l.slides.placing.philox import Streams
+from g2l.slides.placing.search import Ground, Search
+from g2l.slides.placing.shares import Weighting, edges, leave_out, slide_weights
+from g2l.slides.placing.visits import Block, Blocks, Visits, around, inside
 
-CANDIDATES = 8  # places drawn at once: 4 and 16 were slower
-MAX_ROUNDS = 64  # rounds before the few valid places of a difficult slide are listed instead of searched by chance
-REMEMBERED = 4  # such lists kept
+AT_ONCE = 8192  # patches drawn in one go: their candidates stay in the cache
+OWN, VISIT, MEMBER = 0, 1, 2  # uses of random numbers
 
 
 def generator(seed: int, index: int, stream: int = 0) -> np.random.Generator:
@@ -29,29 +33,28 @@ def generator(seed: int, index: int, stream: int = 0) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(counter=np.array([0, index, 0, 0], dtype=np.uint64), key=key))
 
 
-class Patch(NamedTuple):
-    """Where patch `index` lies: top-left corner (x, y) in um on the cohort's slide `slide`, `size` px at `mpp`."""
-
-    index: int  # pyright: ignore[reportIncompatibleMethodOverride]  # tuple.index; nobody searches a patch
-    slide: int
-    x: float
-    y: float
-    mpp: float
-    size: int
-
-
 class Sampler:
-    """Draws patches uniformly from all places of a slide that lie inside it and hold enough tissue.
+    """Draws patches uniformly from the places of a slide that lie inside it and hold enough tissue.
 
     Args:
         cohort: an indexed cohort.
         slides: the rows of the cohort to draw from.
         seed: of the run.
-        size, mpp: side of a patch in px, and um per px.
+        size, mpp: side of a patch in px, and um per px; several resolutions are drawn as mpp_weights says.
+        mpp_weights: of each resolution; equal ones by default.
+        placing: inside the fewest tiles that can hold a patch, at a random offset ("tile": several times faster to
+            read), or at any whole px ("random"). A slide whose tiles are not known, or which has no place that keeps to
+            them, is placed on at random.
         weighting: every slide as often as any other ("uniform") or as its tissue area says ("area").
+        balance: a column of the cohort whose values are drawn equally often; `weighting` holds among a value's slides.
         min_tissue: share of the patch that must be tissue, in [0, 1].
+        patches_per_visit: above 1, so many patches lie in one block of a slide, which can be read once.
+        shuffle_visits: so many visits are mixed: the patches of one lie as many numbers apart.
+    Attributes:
+        mpps: the resolutions.
+        left_out: slides that are not drawn, as they have no place for a patch: number in the cohort -> at which mpp.
     Raises:
-        CohortError: no slides, or slides on which no place qualifies (all are named).
+        CohortError: no slides, none with a place for a patch at some mpp, or some without a value of `balance`.
     """
 
     def __init__(
@@ -60,103 +63,108 @@ class Sampler:
         slides: Sequence[int],
         seed: int,
         size: int,
-        mpp: float,
-        weighting: Literal["uniform", "area"] = "uniform",
+        mpp: float | Sequence[float],
+        *,
+        mpp_weights: Sequence[float] | None = None,
+        placing: Literal["tile", "random"] = "tile",
+        weighting: Weighting = "uniform",
+        balance: str | None = None,
         min_tissue: float = 0.5,
+        patches_per_visit: int = 1,
+        shuffle_visits: int = 256,
     ) -> None:
-        if size < 1 or mpp <= 0 or not 0 <= min_tissue <= 1:
-            raise CohortError(
-                f"no patches of size {size} px at {mpp} um/px with min_tissue {min_tissue}: size and mpp must be "
-                "positive, min_tissue within 0-1"
-            )
-        if weighting not in ("uniform", "area"):
-            raise CohortError(f"unknown weighting {weighting!r}; use 'uniform' or 'area'")
-        self.cohort, self.seed, self.size, self.mpp, self.min_tissue = cohort, seed, size, mpp, min_tissue
+        self.mpps: tuple[float, ...] = tuple(np.atleast_1d(np.asarray(mpp, np.float64)).tolist())
+        mixture = np.array([1.0] * len(self.mpps) if mpp_weights is None else mpp_weights, np.float64)
+        _check(size, self.mpps, mixture, min_tissue, placing, weighting, patches_per_visit, shuffle_visits)
+        self.cohort, self.seed, self.size, self.min_tissue = cohort, seed, size, min_tissue
         self.slides = np.asarray(slides, dtype=np.int64)
-        self._extent = size * mpp
         if not len(self.slides):
             raise CohortError(f"cohort {cohort.folder}: no slides to draw patches from; check the split")
-        self._geometry = cohort.geometry
-        self._listed: dict[int, NDArray[np.float64]] = {}
-        self._refuse_slides_without_place()
-        self._edges: NDArray[np.float64] | None = None
-        if weighting == "area":
-            area = np.cumsum(self._geometry.tissue_mm2[self.slides])
-            self._edges = area / area[-1]
+        self._ground = Ground(cohort, size, min_tissue)
+        self._search = Search(self._ground, placing == "tile")
+        self._visits = Visits(patches_per_visit, shuffle_visits)
+        kept = np.stack([self._search.exist(self.slides, one) for one in self.mpps])
+        wanted = f"patches of {size} px with {min_tissue:.0%} tissue"
+        self.left_out = leave_out(cohort, self.slides, self.mpps, kept, wanted)
+        weights, groups = slide_weights(cohort, self.slides, weighting, balance)
+        self._edges = edges(weights, groups, kept, mixture)
 
-    def patch(self, i: int) -> Patch:
-        """Patch number `i` (0 <= i < 2^64) of this run."""
-        random = generator(self.seed, i)
-        draw = random.random()
-        if self._edges is None:
-            row = min(int(draw * len(self.slides)), len(self.slides) - 1)
-        else:
-            row = min(int(np.searchsorted(self._edges, draw, side="right")), len(self.slides) - 1)
-        slide = int(self.slides[row])
-        x, y = self._place(slide, random)
-        return Patch(i, slide, x, y, self.mpp, self.size)
+    def draw(self, numbers: NDArray[np.int64], attempts: NDArray[np.int64] | int = 0) -> Patches:
+        """The patches of these numbers, each the same whichever others are drawn with it.
 
-    def _window(self, slide: int) -> tuple[float, float, float, float]:
-        """First value and span (um) in x and y of the corners that can qualify at all.
-
-        A patch of which the share q is tissue overlaps the tissue's bounding box by at least q of its side.
+        Args:
+            numbers: (n,), each from 0. attempts: (n,), or one for all.
         """
-        g, inside = self._geometry, self._extent * self.min_tissue
-        outside, cell = self._extent - inside, float(g.mask_mpp[slide])
-        (x0, y0, x1, y1), (width, height) = (g.box[slide] * cell).tolist(), g.size_um[slide].tolist()
-        left, top = max(0.0, x0 - outside), max(0.0, y0 - outside)
-        right, bottom = min(width - self._extent, x1 - inside), min(height - self._extent, y1 - inside)
-        return left, top, right - left, bottom - top
-
-    def _place(self, slide: int, random: np.random.Generator) -> tuple[float, float]:
-        found = self._place_by_chance(slide, random)
-        if found is not None:
-            return found
-        # Tissue so thin that chance hardly hits it: one of the qualifying corners of a fine grid.
-        options = self._qualifying(slide)
-        x, y = options[int(random.integers(len(options)))].tolist()
-        return x, y
-
-    def _place_by_chance(self, slide: int, random: np.random.Generator) -> tuple[float, float] | None:
-        left, top, span_x, span_y = self._window(slide)
-        if span_x < 0 or span_y < 0:
-            return None
-        bits, cell = self.cohort.bits(slide), float(self._geometry.mask_mpp[slide])
-        first, span, extent = np.array([left, top]) / cell, np.array([span_x, span_y]) / cell, self._extent / cell
-        for _ in range(MAX_ROUNDS):
-            corners = first + random.random((CANDIDATES, 2)) * span
-            good = coverage(bits, corners, extent) >= self.min_tissue
-            chosen = int(good.argmax())
-            if good[chosen]:
-                x, y = (corners[chosen] * cell).tolist()
-                return min(x, left + span_x), min(y, top + span_y)
-        return None
-
-    def _qualifying(self, slide: int) -> NDArray[np.float64]:
-        """(N, 2) qualifying corners in um on a grid of half a mask cell; the last few slides' are remembered."""
-        if slide not in self._listed:
-            cell = float(self._geometry.mask_mpp[slide])
-            window = np.array(self._window(slide)) / cell
-            found = places(self.cohort.bits(slide), window, self._extent / cell, self.min_tissue) * cell
-            while len(self._listed) >= REMEMBERED:
-                self._listed.pop(next(iter(self._listed)), None)
-            self._listed[slide] = found
-        return self._listed[slide]
-
-    def _refuse_slides_without_place(self) -> None:
-        g = self._geometry
-        too_small = (g.size_um[self.slides] < self._extent).any(axis=1)
-        # The index knows each slide's largest all-tissue square: where a patch fits into it there is nothing to check.
-        doubtful = self.slides[~too_small & (g.room_um[self.slides] < self._extent)].tolist()
-        bad = self.slides[too_small].tolist() + [s for s in doubtful if not self._has_place(s)]
-        if bad:
-            names = ", ".join(self.cohort[s].name for s in bad[:10]) + (
-                f" and {len(bad) - 10} more" if bad[10:] else ""
+        numbers = np.array(numbers, np.int64)
+        attempts = np.array(np.broadcast_to(attempts, numbers.shape), np.int64)
+        slide, visit = np.empty(numbers.shape, np.int64), np.full(numbers.shape, -1)
+        mpp, corner = np.empty(numbers.shape), np.empty((*numbers.shape, 2))
+        for start in range(0, len(numbers), AT_ONCE):
+            part = np.arange(start, min(start + AT_ONCE, len(numbers)))
+            if self._visits.members > 1:
+                first = part[attempts[part] == 0]
+                visits = self._visits.of(numbers[first])
+                blocks = self._blocks(visits)
+                found, lacking = inside(self._ground, blocks, Streams(self.seed, numbers[first], visits * 0, MEMBER))
+                slide[first], mpp[first], corner[first], visit[first] = blocks.slide, blocks.mpp, found, visits
+                visit[first[lacking]] = -1
+                part = part[visit[part] < 0]
+            slide[part], mpp[part], corner[part], _ = self._alone(
+                Streams(self.seed, numbers[part], attempts[part], OWN)
             )
-            raise CohortError(
-                f"cohort {self.cohort.folder}: no place for patches of {self.size} px at {self.mpp:g} um/px with "
-                f"{self.min_tissue:.0%} tissue on {names}; leave these slides out, or lower size, mpp or min_tissue"
-            )
+        corner = corner.T.copy()
+        return Patches(numbers, attempts, slide, corner[0], corner[1], mpp, visit, self.size)
 
-    def _has_place(self, slide: int) -> bool:
-        return self._place_by_chance(slide, generator(0, slide)) is not None or len(self._qualifying(slide)) > 0
+    def patch(self, i: int, attempt: int = 0) -> Patch:
+        """Patch number `i` (0 <= i < 2^63) of this run; `draw` is much faster for many."""
+        return self.draw(np.array([i]), attempt).patch(0)
+
+    def block(self, visit: int) -> Block:
+        """The region that holds the patches of a visit; `blocks` is much faster for many."""
+        return self.blocks(np.array([visit]))[0]
+
+    def blocks(self, visits: NDArray[np.int64]) -> list[Block]:
+        """The regions of visits (n,)."""
+        found = self._blocks(np.asarray(visits, np.int64))
+        return [found.block(k) for k in range(len(found.slide))]
+
+    def _blocks(self, visits: NDArray[np.int64]) -> Blocks:
+        slide, mpp, corner, spare = self._alone(Streams(self.seed, visits, np.zeros_like(visits), VISIT))
+        return around(self._ground, self._search.tiles, slide, mpp, corner, spare)
+
+    def _alone(
+        self, streams: Streams
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """Slide (n,), mpp (n,), corner (n, 2) in um, and two numbers that are not used yet (n, 2)."""
+        random = streams.uniforms(np.zeros(1, np.int64))[:, 0]
+        which, row = np.divmod(np.searchsorted(self._edges, random[:, 0], side="right"), len(self.slides))
+        slide, mpp = self.slides[row], np.array(self.mpps)[which]
+        return slide, mpp, self._search.places(slide, mpp, streams, random[:, 1]), random[:, 2:]
+
+
+def _check(
+    size: int,
+    mpps: tuple[float, ...],
+    mixture: NDArray[np.float64],
+    min_tissue: float,
+    placing: str,
+    weighting: str,
+    patches_per_visit: int,
+    shuffle_visits: int,
+) -> None:
+    if size < 1 or not mpps or not all(0 < one < inf for one in mpps) or not 0 <= min_tissue <= 1:
+        raise CohortError(
+            f"no patches of size {size} px at {', '.join(map(str, mpps))} um/px with min_tissue {min_tissue}: size and "
+            "mpp must be positive, min_tissue within 0-1"
+        )
+    if mixture.shape != (len(mpps),) or not np.isfinite(mixture).all() or (mixture <= 0).any():
+        raise CohortError(
+            f"mpp_weights {mixture.tolist()} do not fit mpp {', '.join(map(str, mpps))}; give each a positive weight"
+        )
+    for name, value, known in [("placing", placing, ("tile", "random")), ("weighting", weighting, ("uniform", "area"))]:
+        if value not in known:
+            raise CohortError(f"unknown {name} {value!r}; use {known[0]!r} or {known[1]!r}")
+    if patches_per_visit < 1 or shuffle_visits < 1:
+        raise CohortError(
+            f"patches_per_visit {patches_per_visit} and shuffle_visits {shuffle_visits} must be at least 1"
+        )

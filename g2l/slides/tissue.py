@@ -3,10 +3,9 @@
 Masks are boolean with one cell per thumbnail pixel; True is tissue.
 """
 
-import functools
 import math
-from collections.abc import Sequence
-from typing import Any, Protocol, cast
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from g2l.errors import CohortError
 
+DILATE_UM = 32.0  # across the ellipse that grows the dark class; components smaller than it are specks
 CLOSE_UM = 48.0  # radius that joins the strands of fatty tissue
 HOLE_MM2 = 0.05  # holes up to this belong to the tissue: fat lobules, vessels, gland lumina
 FAT_MM2 = 1.0  # and up to this, when most of the hole does not look like the glass outside (lobules of fat)
@@ -24,23 +24,16 @@ MIN_CONTRAST = 10.0  # grey levels between the two classes below which a slide h
 GLASS_CHROMA = 28.0  # colour of the bright class above which it is no glass (measured: glass 0-17, pale tissue 37-81)
 
 
-class _Masker(Protocol):
-    threshold: float | None
-
-    def fit(self, images: NDArray[np.uint8]) -> None: ...
-
-    def transform(self, images: NDArray[np.uint8]) -> NDArray[np.bool_]: ...
-
-
 def tissue_mask(thumbnail: NDArray[np.uint8], mpp: float) -> NDArray[np.bool_]:
     """The tissue on a thumbnail.
 
-    tiatoolbox's MorphologicalMasker (Otsu's threshold on grey, specks removed, dilated) finds what is darker than the
-    glass. Around it stand corrections: black padding is never tissue; gaps up to 96 um and holes up to 0.05 mm2 are
-    closed, because fat and lumina are as bright as glass and yet tissue, larger holes up to 1 mm2 when they hold more
-    than glass (strands of fat); components below 0.01 mm2, or below 0.1 mm2
-    and colourless, are dust. Otsu always finds two classes: when they are less than 10 grey levels apart the slide is
-    blank, and when the bright one is coloured there is no glass and all is tissue (a crop from inside a section).
+    What is darker than the glass is found as tiatoolbox's MorphologicalMasker finds it (Otsu's threshold on grey,
+    specks removed, dilated), without the seconds and the gigabyte that importing it costs every process. Around it
+    stand corrections: black padding is never tissue; gaps up to 96 um and holes up to 0.05 mm2 are closed, because fat
+    and lumina are as bright as glass and yet tissue, larger holes up to 1 mm2 when they hold more than glass (strands
+    of fat); components below 0.01 mm2, or below 0.1 mm2 and colourless, are dust. Otsu always finds two classes: when
+    they are less than 10 grey levels apart the slide is blank, and when the bright one is coloured there is no glass
+    and all is tissue (a crop from inside a section).
 
     Args:
         thumbnail: (h, w, 3) uint8 RGB.
@@ -53,20 +46,26 @@ def tissue_mask(thumbnail: NDArray[np.uint8], mpp: float) -> NDArray[np.bool_]:
     shown = np.where(black[..., None], np.uint8(255), thumbnail)
     grey = np.asarray(cv2.cvtColor(shown, cv2.COLOR_RGB2GRAY), dtype=np.uint8)
     chroma = shown.max(axis=2) - shown.min(axis=2)
-    masker = _masker(mpp)
-    masker.fit(shown[None])
-    # Otsu's dark class includes the threshold, tiatoolbox's comparison does not: flat pictures would lose all of it.
-    threshold = int(masker.threshold or 0) + 1
-    masker.threshold = threshold
-    below = grey < threshold
+    if grey.min() == grey.max():  # one class only, for which there is no threshold
+        return np.zeros(grey.shape, dtype=np.bool_)
+    # Otsu's dark class includes the threshold.
+    below = grey <= cv2.threshold(grey, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)[0]
     bright = ~below & ~black
     if bright.any() and np.median(chroma[bright]) > GLASS_CHROMA:
         return ~black
     if not below.any() or not bright.any() or grey[bright].mean() - grey[below].mean() < MIN_CONTRAST:
         return np.zeros(grey.shape, dtype=np.bool_)
-    mask = _tidy(masker.transform(shown[None])[0] & ~black, mpp)
+    mask = _tidy(_grown(below, mpp) & ~black, mpp)
     mask = _with_fat(mask, grey, chroma, mpp) & ~black
     return _without_dust(mask, chroma, mpp)
+
+
+def _grown(dark: NDArray[np.bool_], mpp: float) -> NDArray[np.bool_]:
+    """Without specks, and dilated by the ellipse that they are smaller than."""
+    size = max(1, round(DILATE_UM / mpp))
+    ellipse = np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size)), dtype=np.uint8)
+    kept = _without_small(dark, int(ellipse.sum()), connectivity=8)
+    return np.asarray(cv2.dilate(kept.astype(np.uint8), ellipse), dtype=np.bool_)
 
 
 def _tidy(mask: NDArray[np.bool_], mpp: float) -> NDArray[np.bool_]:
@@ -79,9 +78,11 @@ def _tidy(mask: NDArray[np.bool_], mpp: float) -> NDArray[np.bool_]:
     return _without_small(filled, SPECK_MM2 / cell_mm2)
 
 
-def _without_small(mask: NDArray[np.bool_], least: float, keep_at_border: bool = False) -> NDArray[np.bool_]:
+def _without_small(
+    mask: NDArray[np.bool_], least: float, keep_at_border: bool = False, connectivity: int = 4
+) -> NDArray[np.bool_]:
     """Drop components of fewer than `least` cells; those that touch the border may only seem small."""
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=connectivity)
     labels = np.asarray(labels, dtype=np.int32)
     keep = np.asarray(stats)[:, cv2.CC_STAT_AREA] >= least
     if keep_at_border:
@@ -95,7 +96,7 @@ def _with_fat(
     mask: NDArray[np.bool_], grey: NDArray[np.uint8], chroma: NDArray[np.uint8], mpp: float
 ) -> NDArray[np.bool_]:
     """Fill enclosed holes of which most is neither as bright nor as colourless as the glass outside."""
-    count, labels, stats, _ = cv2.connectedComponentsWithStats((~mask).astype(np.uint8), connectivity=4)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats((~mask).astype(np.uint8), connectivity=4)
     labels = np.asarray(labels, dtype=np.int32)
     outer = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
     outside = np.isin(labels, outer[outer > 0])
@@ -103,10 +104,10 @@ def _with_fat(
         return mask
     unlike = _beyond(grey, outside) | _beyond(chroma, outside)
     filled = mask.copy()
-    for k in set(range(1, count)) - set(outer.tolist()):
-        hole = labels == k
-        if stats[k, cv2.CC_STAT_AREA] * (mpp / 1000) ** 2 <= FAT_MM2 and unlike[hole].mean() > 0.5:
-            filled |= hole
+    for k, box in _boxes(stats, FAT_MM2 / (mpp / 1000) ** 2):
+        hole = labels[box] == k
+        if k not in outer and unlike[box][hole].mean() > 0.5:
+            filled[box] |= hole
     return filled
 
 
@@ -122,20 +123,22 @@ def _without_dust(mask: NDArray[np.bool_], chroma: NDArray[np.uint8], mpp: float
     if mask.all():
         return mask
     glass = float(np.median(chroma[~mask]))
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    labels = np.asarray(labels, dtype=np.int32)
     kept = mask.copy()
-    for k in range(1, count):
-        if stats[k, cv2.CC_STAT_AREA] * (mpp / 1000) ** 2 < DUST_MM2 and np.median(chroma[labels == k]) < glass + 4:
-            kept[labels == k] = False
+    for k, box in _boxes(stats, DUST_MM2 / (mpp / 1000) ** 2):
+        speck = labels[box] == k
+        if np.median(chroma[box][speck]) < glass + 4:
+            kept[box] &= ~speck
     return kept
 
 
-@functools.cache
-def _masker(mpp: float) -> _Masker:
-    # Imported here: it takes 8-20 s and pulls in torch; a cohort that is already indexed never needs it.
-    from tiatoolbox.tools.tissuemask import MorphologicalMasker
-
-    return cast(_Masker, MorphologicalMasker(mpp=mpp))
+def _boxes(stats: NDArray[Any], largest: float) -> Iterator[tuple[int, tuple[slice, slice]]]:
+    """The components of up to `largest` cells and where they lie: looking only there keeps thousands of them cheap."""
+    for k in np.flatnonzero(stats[:, cv2.CC_STAT_AREA] <= largest).tolist():
+        x, y, width, height = stats[k, :4].tolist()
+        if k:
+            yield k, (slice(y, y + height), slice(x, x + width))
 
 
 def largest_square(mask: NDArray[np.bool_]) -> int:
@@ -188,7 +191,7 @@ def from_geojson(document: Any, shape: tuple[int, int], mask_mpp: float, mpp: Se
     """The union of all polygons of a GeoJSON document (level-0 pixels) as a mask of `shape` (h, w) cells.
 
     Raises:
-        CohortError: the document holds no polygon.
+        CohortError: the document holds no polygon, or one without coordinates.
     """
     scale = np.asarray(mpp, dtype=np.float64) / mask_mpp
     total = np.zeros(shape, dtype=np.uint8)
@@ -198,8 +201,11 @@ def from_geojson(document: Any, shape: tuple[int, int], mask_mpp: float, mpp: Se
     for polygon in polygons:
         one = np.zeros(shape, dtype=np.uint8)
         # 4 fractional bits; cv2 puts pixel centres at whole numbers, here they lie at .5
-        rings = [np.round((np.asarray(ring, dtype=np.float64)[:, :2] * scale - 0.5) * 16).astype(np.int32)
-                 for ring in polygon]  # fmt: skip
+        try:
+            points = [np.asarray(ring, dtype=np.float64)[:, [0, 1]] * scale for ring in polygon]
+            rings = [np.round((ring - 0.5) * 16).astype(np.int32) for ring in points]
+        except (ValueError, TypeError, IndexError) as error:
+            raise CohortError(f"a polygon of the GeoJSON is no list of [x, y] ({error}); export it again") from error
         cv2.fillPoly(one, rings, 1, shift=4)  # even-odd: inner rings are holes
         total |= one
     return total.astype(np.bool_)

@@ -1,4 +1,4 @@
-"""Tiny slides whose every pixel is known, and cohorts made of them without tiatoolbox."""
+"""Tiny slides whose every pixel is known, and cohorts made of them."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from g2l.slides.cohort import Cohort
 from g2l.slides.coverage import pack
-from g2l.slides.scan import Scan
-from g2l.slides.store import write_cohort
+from g2l.slides.indexing.scan import Scan
+from g2l.slides.indexing.store import write_cohort
 
 WriteSlide = Callable[..., Path]
 MakeCohort = Callable[..., Cohort]
@@ -65,9 +65,16 @@ def noise() -> NDArray[np.uint8]:
 
 @pytest.fixture
 def make_cohort(tmp_path: Path) -> MakeCohort:
-    """make_cohort([mask, ...], mask_mpp=16, **columns of one value per slide) -> Cohort without slide files."""
+    """make_cohort([mask, ...], mask_mpp=16, levels=(mpp_x, mpp_y, tile_w, tile_h, ...), **columns) -> Cohort without
+    slide files; a column has one value per slide.
+    """
 
-    def make(masks: Sequence[NDArray[np.bool_]], mask_mpp: float = 16.0, **columns: Sequence[str | None]) -> Cohort:
+    def make(
+        masks: Sequence[NDArray[np.bool_]],
+        mask_mpp: float = 16.0,
+        levels: Sequence[float] = (0.5, 0.5, 0, 0),
+        **columns: Sequence[str | None],
+    ) -> Cohort:
         folder = tmp_path / f"cohort{len(list(tmp_path.iterdir()))}"
         folder.mkdir()
         slides = []
@@ -80,7 +87,8 @@ def make_cohort(tmp_path: Path) -> MakeCohort:
                 "height_um": height * mask_mpp, "tissue_mm2": mask.sum() * (mask_mpp / 1000) ** 2, "room_um": 0.0,
                 "pen": False, "sharpness": 1.0, "blur": False, "fingerprint": "", "mask_mpp": mask_mpp,
                 "mask_h": height, "mask_w": width, "box_x0": int(cols[0]), "box_y0": int(rows[0]),
-                "box_x1": int(cols[-1]) + 1, "box_y1": int(rows[-1]) + 1,
+                "box_x1": int(cols[-1]) + 1, "box_y1": int(rows[-1]) + 1, "backend_reason": "",
+                "levels": list(levels), "tile_map": None,
             }  # fmt: skip
             slides.append((Scan(row, pack(mask), b"", 1.0), {key: value[k] for key, value in columns.items()}))
         write_cohort(folder, slides)
@@ -91,7 +99,7 @@ def make_cohort(tmp_path: Path) -> MakeCohort:
 
 @pytest.fixture
 def outline(tmp_path: Path) -> Path:
-    """A GeoJSON outline in level-0 pixels, x 100-700 and y 100-600: a mask that needs no tiatoolbox."""
+    """A GeoJSON outline in level-0 pixels, x 100-700 and y 100-600: a mask that need not be computed."""
     corners = [[100, 100], [700, 100], [700, 600], [100, 600], [100, 100]]
     path = tmp_path / "outline.geojson"
     path.write_text(json.dumps({"type": "Polygon", "coordinates": [corners]}))

@@ -11,8 +11,8 @@ import pytest
 from g2l.errors import CohortError
 from g2l.slides.cohort import Cohort
 from g2l.slides.coverage import pack
-from g2l.slides.scan import Scan
-from g2l.slides.store import write_cohort
+from g2l.slides.indexing.scan import Scan
+from g2l.slides.indexing.store import write_cohort
 
 MakeCohort = Callable[..., Cohort]
 
@@ -57,6 +57,13 @@ def test_files_of_different_runs_are_told_apart(make_cohort: MakeCohort) -> None
         Cohort.open(one.folder)
 
 
+def test_a_cohort_of_another_format_is_told_so(make_cohort: MakeCohort, monkeypatch: pytest.MonkeyPatch) -> None:
+    cohort = make_cohort([np.ones((8, 8), np.bool_)])
+    monkeypatch.setattr("g2l.slides.cohort.FORMAT", 99)
+    with pytest.raises(CohortError, match="has format 2, this g2l reads 99; run g2l index again"):
+        Cohort.open(cohort.folder)
+
+
 @pytest.mark.parametrize("name", ["cohort.parquet", "masks.npy"])
 def test_damaged_files_are_an_error(make_cohort: MakeCohort, name: str) -> None:
     cohort = make_cohort([np.ones((8, 8), np.bool_)])
@@ -74,6 +81,7 @@ def test_a_hundred_thousand_slides_open_in_seconds_and_little_memory(tmp_path: P
         "width": 2560, "height": 2560, "width_um": 640.0, "height_um": 640.0, "tissue_mm2": 0.4, "room_um": 600.0,
         "pen": False, "sharpness": 1.0, "blur": False, "fingerprint": "0" * 40, "mask_mpp": 16.0, "mask_h": 40,
         "mask_w": 40, "box_x0": 0, "box_y0": 0, "box_x1": 40, "box_y1": 40,
+        "backend_reason": "", "levels": [0.25, 0.25, 256, 256, 1.0, 1.0, 256, 256], "tile_map": "x" * 1200,
     }  # fmt: skip
     bits = pack(mask)
     slides = ((Scan({**row, "name": f"s{k}"}, bits, b"", 1.0), {"patient": f"p{k // 3}"}) for k in range(100_000))
@@ -82,11 +90,12 @@ def test_a_hundred_thousand_slides_open_in_seconds_and_little_memory(tmp_path: P
         "import sys, time; from pathlib import Path; start = time.perf_counter()\n"
         "from g2l.slides.cohort import Cohort; from g2l.slides.sampling import Sampler\n"
         f"cohort = Cohort.open({str(tmp_path)!r}); parts = cohort.split()\n"
-        "sampler = Sampler(cohort, parts['train'], 0, 224, 0.5); [sampler.patch(i) for i in range(1000)]\n"
+        "import numpy as np; sampler = Sampler(cohort, parts['train'], 0, 224, 0.5)\n"
+        "for k in range(100): sampler.draw(np.arange(k * 10_000, k * 10_000 + 10_000))\n"
         "assert 'torch' not in sys.modules and 'tiatoolbox' not in sys.modules\n"
         "peak = Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0]\n"
         "print(time.perf_counter() - start, int(peak) / 1024)"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
     seconds, mebibytes = map(float, done.stdout.split())
-    assert seconds < 20 and mebibytes < 1000, done.stdout
+    assert seconds < 60 and mebibytes < 1000, done.stdout

@@ -1,5 +1,6 @@
-"""Patch i = f(seed, i): pure, uniform over the qualifying places, and never outside slide or tissue."""
+"""Patch i = f(seed, i): pure, never outside slide or tissue, and drawn as often as asked."""
 
+import pickle
 from collections.abc import Callable
 
 import numpy as np
@@ -9,10 +10,11 @@ from numpy.typing import NDArray
 from g2l.errors import CohortError
 from g2l.slides import sampling
 from g2l.slides.cohort import Cohort
-from g2l.slides.sampling import Patch, Sampler, generator
+from g2l.slides.sampling import Patch, Patches, Sampler, generator
 
 MakeCohort = Callable[..., Cohort]
 SIZE, MPP = 224, 0.5  # 112 um: 7 cells of 16 um
+TILED = (0.25, 0.25, 256, 256, 0.5, 0.5, 256, 256, 2.0, 2.0, 256, 256)
 
 
 def disc(height: int, width: int, row: float, column: float, radius: float) -> NDArray[np.bool_]:
@@ -23,7 +25,12 @@ def disc(height: int, width: int, row: float, column: float, radius: float) -> N
 @pytest.fixture
 def cohort(make_cohort: MakeCohort) -> Cohort:
     holed = disc(120, 90, 60, 40, 38) & ~disc(120, 90, 60, 40, 15)
-    return make_cohort([disc(100, 160, 40, 100, 30), holed, disc(60, 60, 10, 10, 12)])
+    masks = [disc(100, 160, 40, 100, 30), holed, disc(60, 60, 10, 10, 12)]
+    return make_cohort(masks, levels=TILED, centre=["A", "A", "B"])
+
+
+def rows(patches: Patches) -> list[Patch]:
+    return [patches.patch(k) for k in range(len(patches))]
 
 
 class TestGenerator:
@@ -54,93 +61,132 @@ class TestGenerator:
         assert abs(np.corrcoef(first[:-1], first[1:])[0, 1]) < 0.025
 
 
-def test_patches_do_not_depend_on_the_order_or_the_sampler(cohort: Cohort) -> None:
-    first = Sampler(cohort, [0, 1], 0, SIZE, MPP)
-    second = Sampler(Cohort.open(cohort.folder), [0, 1], 0, SIZE, MPP)
-    forwards = [first.patch(i) for i in range(200)]
-    assert [second.patch(i) for i in reversed(range(200))] == forwards[::-1]
-    assert [second.patch(i) for i in range(1, 200, 2)] == forwards[1::2]
-    assert forwards != [Sampler(cohort, [0, 1], 1, SIZE, MPP).patch(i) for i in range(200)]
-    assert isinstance(forwards[0], Patch) and forwards[5].index == 5
+class TestPure:
+    def test_patches_do_not_depend_on_what_is_drawn_with_them(
+        self, cohort: Cohort, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        sampler = Sampler(cohort, [0, 1], 7, SIZE, (0.25, 0.5, 1.0))
+        numbers = np.random.default_rng(0).permutation(500)
+        together = rows(sampler.draw(numbers))
+        assert rows(sampler.draw(numbers[::-1])) == together[::-1]
+        assert rows(sampler.draw(numbers[3::7])) == together[3::7]
+        assert [sampler.patch(int(number)) for number in numbers[:40]] == together[:40]
+        monkeypatch.setattr(sampling, "AT_ONCE", 64)
+        assert rows(sampler.draw(numbers)) == together
+        assert [patch.index for patch in together] == numbers.tolist()
+        assert len(sampler.draw(np.empty(0, np.int64))) == 0
+
+    def test_patches_belong_to_seed_number_and_attempt(self, cohort: Cohort) -> None:
+        numbers = np.arange(200)
+        first = rows(Sampler(cohort, [0, 1], 0, SIZE, MPP).draw(numbers))
+        again = Sampler(Cohort.open(cohort.folder), [0, 1], 0, SIZE, MPP)
+        sent = pickle.loads(pickle.dumps(again))  # noqa: S301  # as a worker process receives it
+        assert rows(again.draw(numbers)) == rows(sent.draw(numbers)) == first
+        another = rows(Sampler(cohort, [0, 1], 1, SIZE, MPP).draw(numbers))
+        second = rows(again.draw(numbers, 1))
+        for drawn in (another, second):
+            assert not any(one[1:4] == other[1:4] for one, other in zip(drawn, first, strict=True))
+        assert {patch.attempt for patch in second} == {1} and {patch.visit for patch in second} == {-1}
+        mixed = again.draw(numbers, numbers % 2)
+        assert rows(mixed) == [(first, second)[k % 2][k] for k in range(200)]
+        assert again.patch(5, 1) == second[5] and isinstance(first[5], Patch)
+
+    def test_columns_have_the_types_they_state(self, cohort: Cohort) -> None:
+        drawn = Sampler(cohort, [0], 0, SIZE, MPP).draw(np.arange(3))
+        for column in (drawn.index, drawn.attempt, drawn.slide, drawn.visit):
+            assert column.dtype == np.int64 and column.shape == (3,)
+        for column in (drawn.x, drawn.y, drawn.mpp):
+            assert column.dtype == np.float64 and column.shape == (3,)
+        assert list(map(type, drawn.patch(0))) == [int, int, float, float, float, int, int, int]
 
 
+@pytest.mark.parametrize("placing", ["tile", "random"])
 @pytest.mark.parametrize("least", [0.0, 0.5, 0.9, 1.0])
-def test_every_patch_lies_inside_and_on_tissue(cohort: Cohort, least: float) -> None:
-    sampler = Sampler(cohort, range(3), 4, SIZE, MPP, min_tissue=least)
-    for i in range(400):
-        patch = sampler.patch(i)
-        mask, cell, extent = cohort.mask(patch.slide), cohort.mask_mpp(patch.slide), patch.size * patch.mpp
-        width, height = cohort.geometry.size_um[patch.slide]
-        assert patch.x >= 0 and patch.y >= 0
-        assert patch.x + extent <= width + 1e-9 and patch.y + extent <= height + 1e-9
-        fine = np.repeat(np.repeat(mask, 16, axis=0), 16, axis=1)  # 1 um points
-        x, y = patch.x * 16 / cell, patch.y * 16 / cell
-        share = fine[round(y) : round(y + extent), round(x) : round(x + extent)].mean()
-        assert share >= least - 0.02
+def test_every_patch_lies_inside_and_on_tissue(cohort: Cohort, least: float, placing: str) -> None:
+    sampler = Sampler(cohort, range(3), 4, SIZE, MPP, min_tissue=least, placing=placing)  # pyright: ignore
+    fine = [np.repeat(np.repeat(cohort.mask(k), 32, axis=0), 32, axis=1) for k in range(3)]  # px of .5 um
+    for patch in rows(sampler.draw(np.arange(400))):
+        x, y = patch.x / MPP, patch.y / MPP
+        assert x == int(x) >= 0 and y == int(y) >= 0
+        inside = fine[patch.slide][int(y) : int(y) + SIZE, int(x) : int(x) + SIZE]
+        assert inside.shape == (SIZE, SIZE) and inside.mean() >= least - 1e-9
+        if placing == "tile":
+            assert x % 256 <= 32 and y % 256 <= 32
 
 
-def test_places_are_uniform_over_all_that_qualify(make_cohort: MakeCohort) -> None:
-    """Chi-square of 12,000 patches over blocks of qualifying corners, against an exhaustive map of these."""
-    mask = disc(64, 64, 30, 30, 24) & ~disc(64, 64, 26, 34, 8)
-    cohort = make_cohort([mask])
-    sampler = Sampler(cohort, [0], 0, SIZE, MPP, min_tissue=0.6)
-    step, extent = 0.25, 7  # corners on a fine grid of mask cells; 7-cell windows by an integral image of 4 x 4 points
-    fine = np.repeat(np.repeat(mask, 4, axis=0), 4, axis=1).astype(float)
-    total = np.pad(fine.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
-    k = extent * 4
-    qualifies = (total[k:, k:] - total[:-k, k:] - total[k:, :-k] + total[:-k, :-k]) / k**2 >= 0.6
-    rows, columns = np.nonzero(qualifies)
-    block = (rows * step // 8).astype(int) * 10 + (columns * step // 8).astype(int)
-    drawn = np.array([(p.y / 16 // 8) * 10 + p.x / 16 // 8 for p in map(sampler.patch, range(12_000))]).astype(int)
-    names, sizes = np.unique(block, return_counts=True)
-    large = sizes > 300  # blocks cut by the border of what qualifies are dominated by the grid's error
-    want = 12_000 * sizes / sizes.sum()
-    got = np.array([(drawn == name).sum() for name in names])
-    statistic = ((got - want)[large] ** 2 / want[large]).sum()
-    freedom = int(large.sum())
-    assert freedom >= 20
-    assert statistic < freedom + 4 * np.sqrt(2 * freedom), (statistic, freedom)
+def test_tiles_are_those_of_the_level_that_is_read(cohort: Cohort) -> None:
+    sampler = Sampler(cohort, [0, 1], 0, 100, (0.25, 0.4, 0.5, 2.0), min_tissue=0.2)
+    drawn = sampler.draw(np.arange(2000))
+    for mpp, read, need, before in [(0.25, 0.25, 100, 0), (0.4, 0.25, 170, 5), (0.5, 0.5, 100, 0), (2.0, 2.0, 100, 0)]:
+        at = drawn.mpp == mpp
+        for corner in (drawn.x[at], drawn.y[at]):
+            start = corner / read - before
+            np.testing.assert_allclose(start, start.round(), atol=1e-9)
+            assert (start.round() % 256 + need <= 256).all() and len(np.unique(start.round() % 256)) > 20
 
 
-def test_slides_are_drawn_evenly_or_by_area(cohort: Cohort) -> None:
+class TestShares:
     count = 6000
-    for weighting in ("uniform", "area"):
-        sampler = Sampler(cohort, [2, 0, 1], 0, SIZE, MPP, weighting=weighting)
-        drawn = np.bincount([sampler.patch(i).slide for i in range(count)], minlength=3) / count
+
+    def slides(self, sampler: Sampler) -> NDArray[np.float64]:
+        return np.bincount(sampler.draw(np.arange(self.count)).slide, minlength=3) / self.count
+
+    def near(self, got: NDArray[np.float64], want: NDArray[np.float64] | list[float]) -> bool:
+        return bool(np.abs(got - want).max() < 4 * np.sqrt(0.25 / self.count))
+
+    def test_slides_are_drawn_evenly_or_by_area(self, cohort: Cohort) -> None:
         area = cohort.geometry.tissue_mm2 / cohort.geometry.tissue_mm2.sum()
-        want = np.full(3, 1 / 3) if weighting == "uniform" else area
-        assert np.abs(drawn - want).max() < 4 * np.sqrt(0.25 / count)
+        assert self.near(self.slides(Sampler(cohort, [2, 0, 1], 0, SIZE, MPP)), [1 / 3, 1 / 3, 1 / 3])
+        assert self.near(self.slides(Sampler(cohort, [2, 0, 1], 0, SIZE, MPP, weighting="area")), area)
 
+    def test_values_of_a_column_are_drawn_evenly(self, cohort: Cohort) -> None:
+        sampler = Sampler(cohort, range(3), 0, SIZE, MPP, balance="centre")
+        assert self.near(self.slides(sampler), [1 / 4, 1 / 4, 1 / 2])
 
-def test_tissue_that_chance_hardly_hits_is_still_sampled(
-    make_cohort: MakeCohort, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    thin = np.zeros((900, 900), np.bool_)
-    thin[2:9, 3:10] = thin[890:897, 880:887] = True  # two squares of exactly one patch, corners apart
-    monkeypatch.setattr(sampling, "MAX_ROUNDS", 2)
-    sampler = Sampler(make_cohort([thin]), [0], 0, SIZE, MPP, min_tissue=1.0)
-    found = {(patch.x, patch.y) for patch in map(sampler.patch, range(40))}
-    assert found == {(3 * 16, 2 * 16), (880 * 16, 890 * 16)}
+    def test_resolutions_are_drawn_as_weighted_and_apart_from_slides(self, cohort: Cohort) -> None:
+        """At 4 um/px the third slide is smaller than a patch; the others take its place there."""
+        with pytest.warns(UserWarning, match=r"50% tissue at 4 um/px on 1 slide \(s2\), left out there"):
+            sampler = Sampler(cohort, range(3), 0, SIZE, [0.5, 4.0], mpp_weights=[3, 1], min_tissue=0.5)
+        assert sampler.left_out == {2: (4.0,)} and sampler.mpps == (0.5, 4.0)
+        drawn = sampler.draw(np.arange(self.count))
+        got = np.array(
+            [((drawn.mpp == mpp) & (drawn.slide == slide)).mean() for mpp in sampler.mpps for slide in (0, 1, 2)]
+        )
+        assert self.near(got, [1 / 4, 1 / 4, 1 / 4, 1 / 8, 1 / 8, 0])
 
-
-def test_a_patch_as_large_as_the_slide_has_one_place(make_cohort: MakeCohort) -> None:
-    sampler = Sampler(make_cohort([np.ones((7, 7), np.bool_)]), [0], 0, SIZE, MPP, min_tissue=1.0)
-    assert sampler.patch(0)[2:4] == (0.0, 0.0)
+    def test_resolutions_are_drawn_evenly_by_default(self, cohort: Cohort) -> None:
+        drawn = Sampler(cohort, [0, 1], 0, 64, np.array([0.25, 0.5, 1.0])).draw(np.arange(self.count))  # pyright: ignore
+        assert self.near(np.array([(drawn.mpp == mpp).mean() for mpp in (0.25, 0.5, 1.0)]), [1 / 3] * 3)
 
 
 class TestErrors:
-    def test_slides_without_a_place_are_all_named(self, cohort: Cohort) -> None:
-        with pytest.raises(CohortError, match=r"224 px at 4 um/px with 97% tissue on s0, s1, s2; leave"):
+    def test_slides_without_a_place_are_left_out_with_one_warning(self, cohort: Cohort) -> None:
+        with pytest.warns(UserWarning, match=r"no place for patches of 224 px with 50% tissue at 4 um/px") as caught:
+            sampler = Sampler(cohort, range(3), 0, SIZE, 4.0)
+        assert len(caught) == 1 and caught[0].filename == __file__
+        assert sampler.left_out == {2: (4.0,)}
+        assert set(sampler.draw(np.arange(100)).slide.tolist()) == {0, 1}
+
+    def test_nothing_is_left(self, cohort: Cohort) -> None:
+        with pytest.raises(CohortError, match=r"97% tissue at 4 um/px on 3 slides \(s0, s1, s2\), and nothing is left"):
             Sampler(cohort, range(3), 0, SIZE, 4.0, min_tissue=0.97)
-        with pytest.raises(CohortError, match=r"with 50% tissue on s2; leave"):
-            Sampler(cohort, range(3), 0, SIZE, 4.0)
+        with pytest.raises(CohortError, match=r"at 4 um/px on 1 slide \(s2\), and nothing is left; lower size, mpp or"):
+            Sampler(cohort, [2], 0, SIZE, (0.5, 4.0))
 
     def test_no_slides(self, cohort: Cohort) -> None:
         with pytest.raises(CohortError, match="no slides to draw patches from; check the split"):
             Sampler(cohort, [], 0, SIZE, MPP)
 
-    @pytest.mark.parametrize("wrong", [{"size": 0}, {"mpp": -1.0}, {"min_tissue": 1.5}, {"weighting": "tumour"}])
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            {"size": 0}, {"mpp": -1.0}, {"mpp": ()}, {"mpp": (0.5, 0.0)}, {"mpp": (0.5, float("nan"))},
+            {"min_tissue": 1.5}, {"weighting": "tumour"}, {"placing": "tiles"}, {"mpp_weights": [1, 2]},
+            {"mpp_weights": [0.0]}, {"mpp_weights": [float("nan")]},
+            {"patches_per_visit": 0}, {"shuffle_visits": 0},
+        ],
+    )  # fmt: skip
     def test_settings_that_cannot_work(self, cohort: Cohort, wrong: dict[str, object]) -> None:
         settings: dict[str, object] = {"size": SIZE, "mpp": MPP, **wrong}
-        with pytest.raises(CohortError, match=r"; use|must be"):
+        with pytest.raises(CohortError, match=r"; use|must be|; give"):
             Sampler(cohort, [0], 0, **settings)  # pyright: ignore[reportArgumentType]

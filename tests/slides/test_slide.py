@@ -216,7 +216,7 @@ class TestErrors:
         start = len(content) // 2
         content[start : start + 40_000] = bytes(40_000)
         path.write_bytes(bytes(content))
-        with Slide.open(path) as slide, pytest.raises(SlideError, match=r"damaged at level-0 pixel .* remove the file"):
+        with Slide.open(path) as slide, pytest.raises(SlideError, match=r"damaged at pixel .* of level 0"):
             slide.thumbnail(4)
 
     def test_no_resolution(self, tmp_path: Path, write_slide: WriteSlide, noise: NDArray[np.uint8]) -> None:
@@ -247,7 +247,7 @@ class TestRealSlides:
         with Slide.open(real_data / "slides" / "her2st_B4.tif") as slide:
             assert slide.mpp == pytest.approx(0.6863, abs=1e-4)
 
-    @pytest.mark.parametrize("mpp", [2.8, 5.6, 11.2, 22.4])
+    @pytest.mark.parametrize("mpp", [2.9, 5.8, 11.6, 23.2])
     def test_levels_of_a_real_pyramid_agree(self, real_data: Path, mpp: float) -> None:
         """The same place from a coarse level and, block-averaged by numpy, from level 0: best match without shift."""
         x, y, size = 4500.0, 5200.0, 40

@@ -69,7 +69,7 @@ def test_holding_out_slides_or_centres_keeps_patients_whole_or_is_refused(make_c
 def test_incomplete_splits_are_refused(make_cohort: MakeCohort) -> None:
     with pytest.raises(CohortError, match="s1: None"):
         make_cohort([MASK] * 2, patient=["A", "B"], split=["train", None]).split()
-    with pytest.raises(CohortError, match="no slide into val"):
+    with pytest.raises(CohortError, match="no slides into val"):
         make_cohort([MASK] * 2, patient=["A", "B"], split=["train", "train"]).split()
 
 

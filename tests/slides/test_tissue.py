@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from g2l.errors import CohortError
+from g2l.slides import tissue as module
 from g2l.slides.slide import Slide
 from g2l.slides.tissue import area_mm2, contours, from_geojson, largest_square, tissue_mask, to_geojson
 
@@ -79,6 +80,26 @@ class TestMask:
         crop = image[70:130, 80:160].copy()
         crop[::3, ::4] = (110, 70, 140)  # nuclei: Otsu would split these from the stroma
         assert tissue_mask(crop, MPP).all()
+
+    def test_a_picture_of_one_colour_has_none(self) -> None:
+        assert not tissue_mask(np.full((60, 70, 3), PINK, np.uint8), MPP).any()
+
+    @pytest.mark.slow  # tiatoolbox takes seconds to import
+    @pytest.mark.parametrize("mpp", [4.0, 16.0, 24.0, 40.0])
+    def test_the_dark_class_is_that_of_tiatoolbox(self, mpp: float, monkeypatch: pytest.MonkeyPatch) -> None:
+        from tiatoolbox.tools.tissuemask import MorphologicalMasker
+
+        grown: list[NDArray[np.bool_]] = []
+        monkeypatch.setattr(module, "_tidy", lambda mask, _: grown.append(mask) or mask)
+        image, _ = picture()
+        rng = np.random.default_rng(5)
+        image[:, :120] -= rng.integers(0, 60, (200, 120, 1)).astype(np.uint8)  # specks of all sizes
+        tissue_mask(image, mpp)
+        masker = MorphologicalMasker(mpp=mpp)
+        masker.fit(image[None])
+        masker.threshold = int(masker.threshold or 0) + 1  # Otsu's dark class includes the threshold
+        assert (grown[0] == masker.transform(image[None])[0]).all()
+        assert 0.2 < grown[0].mean() < 0.8
 
     @pytest.mark.real_data
     @pytest.mark.parametrize(
@@ -168,3 +189,8 @@ class TestGeoJson:
     def test_nothing_to_draw_is_an_error(self) -> None:
         with pytest.raises(CohortError, match="holds no Polygon"):
             from_geojson({"type": "Point", "coordinates": [1, 2]}, (4, 4), 16.0, (1.0, 1.0))
+
+    @pytest.mark.parametrize("ring", [[], [1, 2], [[1], [2]], [["a", "b"]], [[1, 2], [3]], None, {"x": 1}])
+    def test_what_is_no_ring_is_an_error(self, ring: object) -> None:
+        with pytest.raises(CohortError, match=r"no list of \[x, y\]"):
+            from_geojson({"type": "Polygon", "coordinates": [ring]}, (4, 4), 16.0, (1.0, 1.0))

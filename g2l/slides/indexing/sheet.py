@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from g2l.slides.coverage import unpack
-from g2l.slides.scan import THUMBNAIL_PX, Scan, load
+from g2l.slides.indexing.scan import THUMBNAIL_PX, Scan, load
 from g2l.slides.tissue import contours
 
 MOST = 120  # slides on one sheet; of larger cohorts it shows an even choice
@@ -45,7 +45,7 @@ def draw_sheet(files: Sequence[Path], rejected: Sequence[tuple[str, str]], title
         line = _shortened(draw, f"{name}: {reason}", page.width - 2 * MARGIN, _font(16))
         draw.text((MARGIN, y + 30 + 26 * k), line, fill=INK, font=_font(16))
     temporary = out.with_suffix(".tmp")
-    page.save(temporary, format="PNG")
+    page.save(temporary, format="PNG", compress_level=2)  # three times as fast, a fifth larger
     temporary.replace(out)
 
 
@@ -69,7 +69,8 @@ def _card(page: Image.Image, draw: ImageDraw.ImageDraw, scan: Scan, x: int, y: i
     font = _font(18)
     draw.text((x + 12, y + side + 4), _shortened(draw, row["name"], side - 24, font), fill=INK, font=font)
     given = " (given)" if row["mpp_source"] == "given" else ""
-    text = f"{row['mpp']:.4g} µm/px{given}    {row['tissue_mm2']:.2f} mm²"
+    area = f"{row['tissue_mm2']:.2f}" if row["tissue_mm2"] >= 0.1 else f"{row['tissue_mm2']:.2g}"
+    text = f"{row['mpp']:.4g} µm/px{given}    {area} mm²"
     draw.text((x + 12, y + side + 32), text, fill=SOFT, font=_font(16))
     flags = "  ".join(flag for flag in ("pen", "blur") if row[flag])
     if flags:

@@ -14,16 +14,17 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from g2l.errors import G2LError, SlideError
+from g2l.errors import CohortError, G2LError, SlideError
 from g2l.slides.coverage import pack
-from g2l.slides.manifest import Entry
+from g2l.slides.indexing.manifest import Entry
 from g2l.slides.quality import BLUR_BELOW, has_pen, sharpness
 from g2l.slides.slide import Slide
 from g2l.slides.tissue import area_mm2, from_geojson, largest_square, tissue_mask
 
 MASK_MPP = 16.0  # um per mask cell: a 224 px patch at 0.5 um/px covers 7 x 7; 100,000 slides fit into about 20 GB
 THUMBNAIL_PX = 420
-VERSION = 2  # of the results: raise it when this module computes something else
+MOST_UM = 500_000.0  # the longest slides have 200 mm; one of metres would be read for minutes
+VERSION = 5  # of the results: raise it when this module computes something else
 FINGERPRINT_BYTES = 1 << 16
 
 
@@ -64,18 +65,25 @@ def scan(job: Job) -> None:
 
     Raises:
         SlideError: the slide is to be rejected; the message says why and what helps.
+        CohortError: the result cannot be written.
     """
-    path = job.entry.path
+    path, file = job.entry.path, result_file(job)
     try:
         with _open(job) as slide:
-            _save(result_file(job), _scan(slide, job.entry))
+            result = _scan(slide, job.entry)
     except SlideError:
         raise
     except G2LError as error:
         raise SlideError(f"slide {path}: {error}") from error
-    except (OSError, ValueError, MemoryError, cv2.error) as error:
+    except Exception as error:  # a damaged file makes the libraries raise anything, and must cost only its own slide
         what = " ".join(str(error).split())
         raise SlideError(f"slide {path} cannot be read ({type(error).__name__}: {what}); replace the file") from error
+    if result_file(job) != file:
+        raise SlideError(f"slide {path} changed while it was being read; index again when it is complete")
+    try:
+        _save(file, result)
+    except OSError as error:
+        raise CohortError(f"cannot write {file} ({error.strerror or error}); free the disk, and run again") from error
 
 
 def load(file: Path) -> Scan:
@@ -95,6 +103,11 @@ def _open(job: Job) -> Slide:
 
 
 def _scan(slide: Slide, entry: Entry) -> Scan:
+    if max(slide.size_um) > MOST_UM:
+        raise SlideError(
+            f"slide {slide.path} would be {max(slide.size_um) / 1000:.4g} mm long (a damaged header, or a wrong mpp); "
+            "correct the mpp, or replace the file"
+        )
     overview = slide.thumbnail(MASK_MPP)
     shape = (-int(-slide.size_um[1] // MASK_MPP), -int(-slide.size_um[0] // MASK_MPP))
     outline = entry.given.get("tissue")
@@ -133,6 +146,9 @@ def _scan(slide: Slide, entry: Entry) -> Scan:
         "box_y0": int(rows[0]),
         "box_x1": int(columns[-1]) + 1,
         "box_y1": int(rows[-1]) + 1,
+        "backend_reason": slide.backend_reason,
+        "levels": [number for level in slide.levels for number in (*level[:2], level.tile_w, level.tile_h)],
+        "tile_map": slide.tile_map,
     }
     thumbnail_mpp = max(slide.size_um) / THUMBNAIL_PX
     small = cv2.cvtColor(slide.thumbnail(thumbnail_mpp), cv2.COLOR_RGB2BGR)

@@ -1,0 +1,1 @@
+"""What `g2l index` does."""

@@ -1,0 +1,94 @@
+"""The work folder of the index: for one run at a time, with one result per slide and state of its file."""
+
+import os
+import time
+import warnings
+import zipfile
+import zlib
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from g2l.errors import CohortError
+from g2l.slides.indexing.scan import load
+
+WORK, LOCK = "work", "lock"
+# What reading a result raises that a power failure cut short.
+DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[Path]:
+    """The work folder of the cohort in `folder`: made, writable, and for this run alone.
+
+    The lock is the kernel's (flock): it ends with the process that holds it, however that ends. NFS passes it on to its
+    server, so that it holds between machines too, and frees it some 90 s after a machine has died.
+
+    Raises:
+        CohortError: it cannot be written, or another run has it.
+    """
+    work = folder / WORK
+    probe = work / f".{os.getpid()}.tmp"
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise CohortError(f"cannot write to {folder} ({error.strerror or error}); choose another --out") from error
+    lock = FileLock(work / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise CohortError(
+            f"another g2l index is working in {folder}; wait until it has ended, or choose another --out"
+        ) from error
+    except (OSError, NotImplementedError) as error:
+        warnings.warn(f"{folder} cannot be locked ({error}): run only one g2l index there at a time", stacklevel=3)
+    try:
+        yield work
+    finally:
+        lock.release()
+
+
+def finished(work: Path) -> set[str]:
+    """The names of all results that are there. Listing folders asks a network mount less than one question for each."""
+    found: set[str] = set()
+    for place in work.glob("??"):
+        with suppress(OSError), os.scandir(place) as listing:
+            found.update(entry.name for entry in listing if entry.name.endswith(".npz"))
+    return found
+
+
+def arrives(file: Path, patience_s: float) -> bool:
+    """Whether a result that another machine has written shows here, if need be after a while."""
+    end = time.monotonic() + patience_s
+    while not file.is_file():
+        if time.monotonic() >= end:
+            return False
+        time.sleep(0.5)
+        with suppress(OSError):
+            list(file.parent.iterdir())  # makes a network mount look again
+    return True
+
+
+def tidy(work: Path, needed: Collection[str], slides: Collection[str]) -> None:
+    """Remove what killed runs left half-written, and the results that a newer one of the same slide replaces.
+
+    Results of slides that are gone stay: they are small, and the slides may be back when their disk is.
+
+    Args:
+        needed: names of the results in use.
+        slides: paths of their slides.
+    """
+    for name in finished(work) - set(needed):
+        file = work / name[:2] / name
+        try:
+            superseded = load(file).row["path"] in slides
+        except DAMAGED:
+            superseded = True
+        if superseded:
+            file.unlink(missing_ok=True)
+    for file in work.glob("??/*.tmp"):
+        file.unlink(missing_ok=True)

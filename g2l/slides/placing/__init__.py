@@ -1,0 +1,1 @@
+"""Where a patch lies, as a function of its number."""
