@@ -1,5 +1,6 @@
 """Patches with classes, for scoring embeddings. Letters: `M` patches, `S` pixels."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -9,11 +10,13 @@ from numpy.typing import NDArray
 from g2l.data.stream import read_patches
 from g2l.errors import CohortError
 from g2l.slides.cohort import Cohort
+from g2l.slides.placing.patches import Patch
 from g2l.slides.regions import Regions, read_regions
-from g2l.slides.sampling import Patch, Sampler
+from g2l.slides.sampling import Sampler
 
 # Of a hundred draws, at least one must fall inside a labelled region; else the search is given up.
 DRAWS_PER_PATCH = 100
+AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ def labelled_patches(cohort: Cohort, sampler: Sampler, count: int, threads: int 
         regions = maps[patch.slide]
         return regions.label(patch.x, patch.y, patch.size * patch.mpp) if regions else record.label
 
-    drawn = (sampler.patch(number) for number in range(count * DRAWS_PER_PATCH))
+    drawn = _drawn(sampler, count * DRAWS_PER_PATCH)
     labelled = list(islice(((patch, name) for patch in drawn if (name := label(patch)) is not None), count))
     if len(labelled) < count:
         raise CohortError(
@@ -64,3 +67,9 @@ def labelled_patches(cohort: Cohort, sampler: Sampler, count: int, threads: int 
         centres=np.array([record.centre or "" for record in records]),
         slides=np.array([record.name for record in records]),
     )
+
+
+def _drawn(sampler: Sampler, count: int) -> Iterator[Patch]:
+    for first in range(0, count, AT_ONCE):
+        patches = sampler.draw(np.arange(first, min(first + AT_ONCE, count)))
+        yield from map(patches.patch, range(len(patches)))

@@ -1,0 +1,1 @@
+"""Patches already cut: images, HDF5, tar shards."""

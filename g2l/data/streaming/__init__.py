@@ -1,0 +1,1 @@
+"""How a batch comes into being: threads, memory, faults."""
