@@ -34,8 +34,10 @@ class CosineLoss(nn.Module):
         self.smooth, self.beta = smooth, beta
         self.target = CohortMoments(width) if standardised else None
 
+    def pair(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        """What is compared: student and (standardised) teacher features (R, D)."""
+        return student, teacher if self.target is None else standardise(teacher, self.target.moments())
+
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Scalar loss of projected student features (R, D) and teacher features (R, D)."""
-        if self.target is not None:
-            teacher = standardise(teacher, self.target.moments())
-        return cosine_smooth_l1(student, teacher, self.smooth, self.beta)
+        return cosine_smooth_l1(*self.pair(student, teacher), self.smooth, self.beta)

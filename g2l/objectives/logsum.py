@@ -27,7 +27,7 @@ def log_sum(
         constant that changes no gradient and makes values comparable between widths and batches.
     """
     total = (student.float() - teacher.float()).abs().pow(alpha).sum()
-    count = torch.tensor(float(student.numel()), device=student.device)
+    count = total.new_full((), student.numel())  # filled on the device: copied there, a GPU would be waited for
     if across_ranks:
         total, count = all_sum(total), all_sum(count)
     return torch.log(total + eps) - torch.log(count)
@@ -49,9 +49,11 @@ class LogSumLoss(nn.Module):
         self.alpha, self.eps, self.faithful = alpha, eps, faithful
         self.target = None if faithful else CohortMoments(width)
 
+    def pair(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        """What is compared: both sides (R, D) standardised."""
+        moments = batch_moments(teacher) if self.target is None else self.target.moments()
+        return standardise(student, batch_moments(student, not self.faithful)), standardise(teacher, moments)
+
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Scalar loss of projected student features (R, D) and teacher features (R, D)."""
-        across = not self.faithful
-        zs = standardise(student, batch_moments(student, across))  # [R, D]
-        zt = standardise(teacher, batch_moments(teacher) if self.target is None else self.target.moments())  # [R, D]
-        return log_sum(zs, zt, self.alpha, self.eps, across_ranks=across)
+        return log_sum(*self.pair(student, teacher), self.alpha, self.eps, across_ranks=not self.faithful)

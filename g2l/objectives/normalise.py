@@ -3,7 +3,7 @@
 Letters: `R` rows (images, or images times tokens), `D` width.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ def batch_moments(x: Tensor, across_ranks: bool = False) -> Moments:
     x = x.float()
     if not across_ranks:
         return Moments(x.mean(0), x.var(0, unbiased=False))
-    rows = all_sum(torch.tensor(float(x.shape[0]), device=x.device))
+    rows = all_sum(x.new_full((), len(x)))  # filled on the device: copied there, a GPU would be waited for
     mean = all_sum(x.sum(0)) / rows
     return Moments(mean, all_sum((x - mean).square().sum(0)) / rows)
 
@@ -59,27 +59,42 @@ class CohortMoments(nn.Module):
         self.register_buffer("rows", torch.zeros((), dtype=torch.float64))
         self.register_buffer("mean", torch.zeros(width, dtype=torch.float64))
         self.register_buffer("m2", torch.zeros(width, dtype=torch.float64))
+        self._ready = False
 
     @property
     def ready(self) -> bool:
         """Whether any row has been seen (here or before the checkpoint)."""
-        return bool(self.rows > 0)
+        # Asked in every step, and looking at a buffer waits for the device: a yes is remembered.
+        self._ready = self._ready or bool(self.rows > 0)
+        return self._ready
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._ready = False
 
     @torch.no_grad()
     def update(self, x: Tensor) -> None:
         """Add the rows of `x` (R, D) of all processes: Chan's pairwise update, in float64."""
-        rows = all_sum(torch.tensor(float(x.shape[0]), dtype=torch.float64, device=x.device))
         x = x.double()
-        mean = all_sum(x.sum(0)) / rows
-        m2 = all_sum((x - mean).square().sum(0))
+        rows = all_sum(x.new_full((), len(x)))
+        mean = all_sum(x.sum(0)) / rows.clamp(min=1)
+        m2 = all_sum(self._squares(x - mean))
         total = self.rows + rows
         delta = mean - self.mean
-        self.m2 += m2 + delta.square() * self.rows * rows / total
-        self.mean += delta * rows / total
+        share = rows / total.clamp(min=1)
+        self.m2 += m2 + self._squares(delta[None]) * self.rows * share
+        self.mean += delta * share
         self.rows.copy_(total)
+
+    def _squares(self, x: Tensor) -> Tensor:
+        """What the rows of `x` (R, D), less their mean, add to `m2`."""
+        return x.square().sum(0)
 
     def moments(self) -> Moments:
         """The moments so far; RuntimeError before the first update."""
+        self._require_ready()
+        return Moments(self.mean.float(), (self.m2 / self.rows).float())
+
+    def _require_ready(self) -> None:
         if not self.ready:
             raise RuntimeError("the cohort's moments were asked for before any feature was seen")
-        return Moments(self.mean.float(), (self.m2 / self.rows).float())

@@ -118,6 +118,26 @@ def test_permutation_of_the_batch_changes_nothing_and_alpha_below_one_is_refused
         LogSumLoss(5, alpha=0.5)
 
 
+def test_a_single_row_is_summed_and_standardised_by_the_cohort() -> None:
+    rng = np.random.default_rng(9)
+    cohort, zs, zt = rng.normal(2, 3, (32, 6)), rng.normal(size=(1, 6)), rng.normal(size=(1, 6))
+    assert log_sum(torch.tensor(zs), torch.tensor(zt)).item() == pytest.approx(
+        math.log((np.abs(zs - zt) ** 4).sum() + 1e-5) - math.log(6), rel=1e-5
+    )
+    loss = LogSumLoss(6)
+    assert loss.target is not None
+    loss.target.update(torch.tensor(cohort))
+    student = torch.tensor(zs, requires_grad=True)
+    value = loss(student, torch.tensor(zt))
+    value.backward()
+    # The student's side is standardised by the batch: of one row nothing is left but zeros, and nothing to learn.
+    standard = (zt - cohort.mean(0)) / np.sqrt(cohort.var(0) + 1e-4)
+    assert value.item() == pytest.approx(math.log((standard**4).sum() + 1e-5) - math.log(6), rel=1e-4)
+    assert student.grad is not None and torch.equal(student.grad, torch.zeros_like(student))
+    faithful = LogSumLoss(6, faithful=True)(torch.tensor(zs), torch.tensor(zt))
+    assert faithful.item() == pytest.approx(math.log(1e-5) - math.log(6), rel=1e-6)
+
+
 # --- two processes ------------------------------------------------------------------------------------------------
 
 LOSSES: dict[str, Callable[[], nn.Module]] = {
