@@ -57,7 +57,7 @@ def stained(count: int, side: int = 16) -> torch.Tensor:
 def test_stain_jitter_scales_and_shifts_what_scikit_image_measures():
     rng = np.random.default_rng(1)
     x, scale, bias = stained(5), rng.uniform(0.8, 1.2, (5, 3)), rng.uniform(0, 0.2, (5, 3))
-    changed = colour.jitter_stain(x, torch.from_numpy(scale).float(), torch.from_numpy(bias).float())
+    changed = colour.jitter_stain(x, torch.from_numpy(colour.stain_maps(scale, bias)).float())
     for before, after, a, b in zip(x, changed, scale, bias, strict=True):
         amounts = rgb2hed(before.permute(1, 2, 0).double().numpy())
         expected = hed2rgb(amounts * a + b / np.log(1e6))
@@ -67,10 +67,21 @@ def test_stain_jitter_scales_and_shifts_what_scikit_image_measures():
 def test_stain_jitter_of_nothing_changes_nothing_but_black():
     """Black has no absorbance; it becomes half a grey level."""
     x = images(4)
-    one = torch.ones(4, 3)
-    same = colour.jitter_stain(x, one, torch.zeros(4, 3))
+    one, none = np.ones((4, 3)), np.zeros((4, 3))
+    same = colour.jitter_stain(x, torch.from_numpy(colour.stain_maps(one, none)).float())
     torch.testing.assert_close(same, x.clamp(min=0.5 / 255), rtol=0, atol=1e-5)
-    white = torch.ones(1, 3, 4, 4)
-    tinted = colour.jitter_stain(white, one[:1], torch.tensor([[0, 0.1, 0]]))
+    eosin = torch.from_numpy(colour.stain_maps(one[:1], np.array([[0, 0.1, 0]]))).float()
+    tinted = colour.jitter_stain(torch.ones(1, 3, 4, 4), eosin)
     expected = np.exp(-0.1 * colour.RGB_FROM_HED[1]).tolist()
     assert tinted[0, :, 0, 0].tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_solarize_and_grey_are_those_of_torchvision():
+    x = images(4)
+    for threshold in (0.0, 0.5, 128 / 255, 2.0):
+        solarized = colour.solarize(x, torch.full((4,), threshold))
+        expected = F.solarize(x, min(threshold, 1.0)) if threshold <= 1 else x
+        assert torch.equal(solarized, expected)
+    grey = colour.adjust_saturation(x, torch.tensor([0.0, 1, 0, 1]))
+    torch.testing.assert_close(grey[::2], F.rgb_to_grayscale(x[::2], num_output_channels=3), rtol=0, atol=1e-6)
+    assert torch.equal(grey[1::2], x[1::2])
