@@ -5,17 +5,20 @@ Shapes: B images, N patch tokens, D embedding width, P patch-token width.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
+from torch._dynamo import config as dynamo
 from torch.nn import functional as F
 
 from g2l.encoders.build import build_backbone, build_empty
 from g2l.encoders.catalog import EncoderSpec, get_spec
 from g2l.encoders.huggingface import build_huggingface
 from g2l.encoders.locate import find_weights
+from g2l.encoders.vit import check_maskable, check_size, masked_features, set_drop_path
 from g2l.encoders.weights import load_weights, sha256
 from g2l.errors import EncoderError
 
@@ -35,6 +38,7 @@ class Encoder(nn.Module):
         spec: its description.
         embed_dim: D. token_dim: P. size: px. grid: (height, width) of the patch tokens at that size.
         source: name, hub, licence, redistribute, redistribute_reason, gated, file, sha256, layout, positions.
+        halved: whether `halve` was called.
     """
 
     mean: Tensor
@@ -46,6 +50,7 @@ class Encoder(nn.Module):
         self.spec = spec
         self.backbone = backbone
         self.size = spec.size
+        self.halved = False
         keys = ("name", "hub", "licence", "redistribute", "redistribute_reason", "gated")
         record = {key: getattr(spec, key) for key in keys}
         self.source = record | {"file": None, "sha256": None, "layout": None, "positions": None} | (source or {})
@@ -59,18 +64,42 @@ class Encoder(nn.Module):
                     f"encoder {spec.name}: its entry states {fact} {stated}, the model has {found}; correct the entry"
                 )
 
-    def forward(self, images: Tensor) -> Tokens:
-        """images: (B, 3, H, W) floats in [0, 1], RGB.
+    def forward(
+        self, images: Tensor, mask: Tensor | None = None, mask_token: Tensor | None = None, resize: bool = True
+    ) -> Tokens:
+        """Tokens of images.
 
-        Those of another size than `size` are resized (antialiased) unless the entry says `resize: false`.
+        Args:
+            images: (B, 3, H, W) floats in [0, 1], RGB. Those of another size than `size` are resized (antialiased)
+                unless the entry says `resize: false`.
+            mask: (B, N) bool, True for patches that are hidden, row by row; None: all are seen.
+            mask_token: (1, P), what stands in place of a hidden patch's embedding; needed with `mask`.
+            resize: False: small crops are taken as they are, by an encoder built with `dynamic_img_size`.
+        Raises:
+            EncoderError: when the architecture can hide no patches, or does not take this size.
         """
         if not images.is_floating_point():
             raise TypeError(f"an encoder takes floats in [0, 1], not {images.dtype}: divide bytes by 255")
-        if self.spec.resize and images.shape[-2:] != (self.size, self.size):
+        if resize and self.spec.resize and images.shape[-2:] != (self.size, self.size):
             resized = F.interpolate(images, (self.size, self.size), mode=self.spec.interpolation, antialias=True)
             images = resized.clamp(0, 1)  # bicubic overshoots at edges
-        features = self.backbone.forward_features((images - self.mean) / self.std)
-        patches, grid = self._patches(features, (images.shape[-2], images.shape[-1]))
+        size = (images.shape[-2], images.shape[-1])
+        check_size(self.backbone, size, f"encoder {self.spec.name}")
+        images = (images - self.mean) / self.std
+        if not self.halved:
+            return self._tokens(images, size, mask, mask_token)
+        with torch.autocast(images.device.type, enabled=False):
+            return self._tokens(images.bfloat16(), size, mask, mask_token)
+
+    def _tokens(self, images: Tensor, size: tuple[int, int], mask: Tensor | None, mask_token: Tensor | None) -> Tokens:
+        if mask is None:
+            features = self.backbone.forward_features(images)
+        else:
+            if mask_token is None:
+                raise TypeError("a mask needs the mask_token (1, P) that stands in place of hidden patches")
+            check_maskable(self.backbone, f"encoder {self.spec.name}")
+            features = masked_features(self.backbone, images, mask, mask_token)
+        patches, grid = self._patches(features, size)
         return Tokens(self._pool(features, patches), patches, grid)
 
     def _pool(self, features: Tensor, patches: Tensor) -> Tensor:
@@ -101,6 +130,56 @@ class Encoder(nn.Module):
         height = int((features.shape[1] * size[0] / size[1]) ** 0.5)
         width = height * size[1] // size[0]
         return features[:, features.shape[1] - height * width :], (height, width)
+
+    # --- how it runs -------------------------------------------------------------------------------------------
+
+    def check(self, masked: bool = False, size: int | None = None) -> None:
+        """EncoderError now, not in the first step, when it can hide no patches (`masked`) or cannot take crops of
+        `size` px without resizing.
+        """
+        if masked:
+            check_maskable(self.backbone, f"encoder {self.spec.name}")
+        if size is not None:
+            check_size(self.backbone, (size, size), f"encoder {self.spec.name}")
+
+    def halve(self) -> Self:
+        """Weights, computation and tokens in bfloat16, for a frozen network: half the memory, and none of the casts
+        that autocast, which it switches off, makes of float32 weights. Images are resized and normalised in float32.
+        """
+        self.backbone.requires_grad_(False).bfloat16()
+        self.halved = True
+        return self
+
+    def checkpoint_activations(self, enable: bool = True) -> Self:
+        """Keep one activation per block and compute the others again in the backward pass: less memory, about a third
+        more time. EncoderError where the architecture cannot.
+        """
+        switch = getattr(self.backbone, "set_grad_checkpointing", None)
+        if switch is None:
+            raise EncoderError(
+                f"encoder {self.spec.name}: {type(self.backbone).__name__} cannot recompute activations; "
+                "leave activation checkpointing off, or take one of timm's vision transformers"
+            )
+        switch(enable)
+        return self
+
+    def set_drop_path(self, rate: float) -> Self:
+        """Leave out every residual branch with probability `rate` while training (see vit.py)."""
+        set_drop_path(self.backbone, rate, f"encoder {self.spec.name}")
+        return self
+
+    def compile_fixed(self, backend: str = "inductor") -> Self:
+        """Compile the forward pass in place, once for every shape it meets, at the first call with that shape. Keys of
+        the state stay what they are; a deep copy is not compiled. Drop path then draws other random numbers.
+
+        Args: backend: of torch.compile.
+        """
+        # All encoders share the code of `forward`, and Dynamo stops compiling, with no more than a log line, at 8
+        # graphs per code: masked, local and whole crops of a student and its average, a teacher and three experts,
+        # each again for held-out patches, are more.
+        dynamo.recompile_limit = max(dynamo.recompile_limit, 64)
+        self.compile(dynamic=False, backend=backend)
+        return self
 
     @torch.no_grad()
     def _measure(self) -> tuple[int, int, tuple[int, int]]:
@@ -142,6 +221,7 @@ def create_encoder(
     *,
     init: Literal["weights", "random"] = "weights",
     img_size: int | None = None,
+    training_args: Mapping[str, Any] | None = None,
     **overrides: Any,
 ) -> Encoder:
     """An encoder by name, in eval mode and float32.
@@ -152,6 +232,9 @@ def create_encoder(
             its hub id. Nothing is fetched unasked.
         init: `random` builds it with random weights from torch's global generator.
         img_size: takes images of this size instead; position embeddings of the published size are resampled.
+        training_args: arguments of the architecture that change how it is trained and neither its tensors nor what it
+            computes in eval mode (dynamic_img_size). They are not entered in `spec`, so no checkpoint or export of the
+            encoder names them.
         overrides: fields of the entry (pooling, mean, std, resize, mpp, key_map, file_grid, norm_eps, interpolation);
             all others are arguments of the architecture.
     Raises:
@@ -161,14 +244,19 @@ def create_encoder(
     published = get_spec(name)
     spec = published.override(img_size, **overrides)
     if spec.architecture == "transformers":
+        if training_args:
+            raise EncoderError(
+                f"encoder {name} is a Hugging Face model, which takes no {', '.join(training_args)} for training; "
+                "take one of timm's, or do without local crops"
+            )
         return _create_huggingface(spec, weights, init).eval()
     if init == "random":
-        return Encoder(spec, build_backbone(spec), _RANDOM).eval()
+        return Encoder(spec, build_backbone(spec, training_args), _RANDOM).eval()
     file = find_weights(spec, weights)
     if img_size is not None and "img_size" in spec.args and spec.file_grid is None:
         # A timm name: its file has the grid of the size timm states.
         spec = spec.override(file_grid=Encoder(published, build_empty(published)).grid)
-    backbone = build_empty(spec)
+    backbone = build_empty(spec, training_args)
     loaded = load_weights(backbone, file, spec.key_map, spec.file_grid)
     return Encoder(spec, backbone, {"file": file.name, **loaded._asdict()}).eval()
 
