@@ -7,6 +7,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from g2l.data.module import SlideDataModule
+    from g2l.data.multicrop import MultiCrop
     from g2l.data.views import Views
     from g2l.deploy.export import export
     from g2l.encoders.encoder import Encoder, create_encoder
@@ -16,16 +17,24 @@ if TYPE_CHECKING:
     from g2l.slides.sampling import Sampler
     from g2l.slides.slide import Slide
     from g2l.training.distiller import Distiller
-    from g2l.training.terms import Cosine, LogSum
+    from g2l.training.losses import MSE, Cosine, Expert, LogSum
+    from g2l.training.selfdistil import KDE, Dino, Ibot, KoLeo
 
 # Imported when first used: `import g2l` imports no torch.
 _HOMES = {
     "Cohort": "slides.cohort",
-    "Cosine": "training.terms",
+    "Cosine": "training.losses",
+    "Dino": "training.selfdistil",
     "Distiller": "training.distiller",
     "Encoder": "encoders.encoder",
+    "Expert": "training.losses",
     "G2LError": "errors",
-    "LogSum": "training.terms",
+    "Ibot": "training.selfdistil",
+    "KDE": "training.selfdistil",
+    "KoLeo": "training.selfdistil",
+    "LogSum": "training.losses",
+    "MSE": "training.losses",
+    "MultiCrop": "data.multicrop",
     "Sampler": "slides.sampling",
     "Slide": "slides.slide",
     "SlideDataModule": "data.module",
@@ -36,12 +45,19 @@ _HOMES = {
 }
 
 __all__ = [
+    "KDE",
+    "MSE",
     "Cohort",
     "Cosine",
+    "Dino",
     "Distiller",
     "Encoder",
+    "Expert",
     "G2LError",
+    "Ibot",
+    "KoLeo",
     "LogSum",
+    "MultiCrop",
     "Sampler",
     "Slide",
     "SlideDataModule",

@@ -7,10 +7,11 @@ from importlib import import_module
 from g2l import __version__
 from g2l.errors import G2LError
 
-# Verbs that are methods of Lightning's Trainer; the others name a function, imported when it is called.
+# Verbs that are methods of the Trainer; the others name a function, imported when it is called.
 TRAINER_VERBS = {
     "fit": "distil a student (--config YAML)",
     "validate": "loss and CKA of a checkpoint on held-out patients",
+    "cache": "teacher embeddings of patches that repeat, for model.cache (--config YAML --out FOLDER)",
 }
 VERBS = {
     "index": ("g2l.slides.index:index", "slides -> cohort: masks, contact sheet, what was rejected and why"),
@@ -81,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (KeyboardInterrupt, SystemExit) as end:
         code = exit_code_of(end)
         if code > 128:
-            again = "the same command with --ckpt_path last" if verb in TRAINER_VERBS else "the same command"
+            again = "the same command with --ckpt_path last" if verb == "fit" else "the same command"
             print(f"g2l: interrupted; {again} goes on where it stopped", file=sys.stderr)
         return code
     if text:

@@ -6,19 +6,27 @@ import tempfile
 from pathlib import Path
 from typing import Any, NoReturn
 
+import lightning
 import torch
 from jsonargparse import set_parsing_settings
-from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.strategies import StrategyRegistry
 
-from g2l.data.module import DEMO, SlideDataModule
-from g2l.deploy.callback import Export  # noqa: F401  short class names in YAML resolve to what is imported here
+from g2l.data.module import SlideDataModule
+from g2l.data.multicrop import MultiCrop  # noqa: F401  short class names in YAML resolve to what is imported here
+from g2l.data.opening import DEMO, open_data
+from g2l.deploy.callback import Export  # noqa: F401
 from g2l.errors import ConfigError
 from g2l.evaluation.score import Score  # noqa: F401
-from g2l.slides.cohort import Cohort
+from g2l.training import losses, selfdistil  # noqa: F401
+from g2l.training.cache.writing import DType, write_cache
 from g2l.training.distiller import Distiller
-from g2l.training.monitors import PaperStop, Pictures, Throughput  # noqa: F401
+from g2l.training.monitors import Throughput  # noqa: F401
+from g2l.training.pictures import Pictures  # noqa: F401
+from g2l.training.saving import KeepLast  # noqa: F401
+from g2l.training.sharding import Sharded
+from g2l.training.stops import CollapseStop, PaperStop  # noqa: F401
 
 
 def the_seed(value: bool | int) -> int:
@@ -36,22 +44,51 @@ class Parser(LightningArgumentParser):
         raise ConfigError(f"{' '.join(message.split())}; python -m g2l fit --help lists every setting") from ex
 
 
+class Trainer(lightning.Trainer):
+    """Lightning's, with one verb more, which takes the same config."""
+
+    report = ""
+
+    def cache(
+        self,
+        model: Distiller,
+        datamodule: SlideDataModule,
+        out: str,
+        dtype: DType = "float16",
+        ckpt_path: str | None = None,
+        weights_only: bool | None = None,
+    ) -> None:
+        """Embed the patches of a training with data.repeat by its frozen networks, to be read instead of computed.
+
+        Args:
+            model: of the config.
+            datamodule: of the config.
+            out: the folder of the embeddings; after an interruption the same command goes on.
+            dtype: of the embeddings on disk; float32 takes twice the room.
+            ckpt_path: not used; a run's own config.yaml names it.
+            weights_only: not used.
+        """
+        self.report = write_cache(self, model, datamodule, Path(out), dtype)
+
+
 class CLI(LightningCLI):
-    """`fit` and `validate`."""
+    """`fit`, `validate` and `cache`."""
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """The Trainer's methods that are verbs."""
         skipped = {"model", "train_dataloaders", "val_dataloaders", "dataloaders", "datamodule"}
-        return {"fit": skipped, "validate": skipped}
+        return {"fit": skipped, "validate": skipped, "cache": skipped}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """One seed serves the initial weights, the stream and the augmentations."""
         parser.link_arguments("seed_everything", "data.seed", compute_fn=the_seed)
         parser.link_arguments("seed_everything", "model.seed", compute_fn=the_seed)
 
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Lightning names an unknown strategy or precision with a ValueError."""
+    def instantiate_trainer(self, **kwargs: Any) -> lightning.Trainer:
+        """Lightning names an unknown strategy or precision with a ValueError. Embedding takes one device."""
+        if self.subcommand == "cache":
+            kwargs |= {"devices": 1, "num_nodes": 1, "strategy": "auto", "logger": False}
         try:
             return super().instantiate_trainer(**kwargs)
         except ValueError as error:
@@ -67,7 +104,7 @@ class CLI(LightningCLI):
         if self.config.subcommand == "validate" and not checkpoint:
             raise ConfigError("validate needs a checkpoint; give --ckpt_path FILE")
         if data.cohort != DEMO:
-            Cohort.open(data.cohort).split(data.hold_out, data.held_out_fraction, data.seed or 0)
+            open_data(data.cohort, data.manifest).split(data.hold_out, data.held_out_fraction, data.seed or 0)
         if str(trainer.accelerator) in ("gpu", "cuda") and not torch.cuda.is_available():
             raise ConfigError(
                 f"trainer.accelerator is {trainer.accelerator} but no CUDA device is visible; "
@@ -89,6 +126,7 @@ def main(arguments: list[str]) -> str:
     # Without the setting, ${model.lr} in another branch of the file does not resolve below a subcommand.
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     logging.getLogger("lightning.pytorch").setLevel(logging.INFO)
+    StrategyRegistry.register("sharded", Sharded, Sharded.__doc__, override=True)
     defaults: dict[str, Any] = {
         "gradient_clip_val": 1.0,
         "max_epochs": -1,
@@ -102,6 +140,7 @@ def main(arguments: list[str]) -> str:
         cli = CLI(
             Distiller,
             SlideDataModule,
+            trainer_class=Trainer,
             parser_class=Parser,
             trainer_defaults=defaults,
             seed_everything_default=0,
@@ -119,4 +158,4 @@ def main(arguments: list[str]) -> str:
             raise
         raise ConfigError(f"the checkpoint is of another model: {' '.join(str(error).split())[:300]} ...") from error
     reports = [getattr(callback, "report", "") for callback in cli.trainer.callbacks]  # type: ignore[attr-defined]
-    return "\n".join(text for text in reports if text)
+    return "\n".join(text for text in [*reports, getattr(cli.trainer, "report", "")] if text)

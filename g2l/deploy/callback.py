@@ -27,7 +27,10 @@ class Export(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Export on the first process."""
-        if trainer.is_global_zero and isinstance(pl_module, Distiller):
+        if not isinstance(pl_module, Distiller):
+            return
+        student = pl_module.best_student()  # on all processes, which may hold a part of it each
+        if trainer.is_global_zero:
             out = Path(trainer.default_root_dir) / self.folder
-            write_bundle(pl_module.best_student(), pl_module.sources(), out)
+            write_bundle(student, pl_module.sources(), out)
             rank_zero_info(f"exported the student to {out}")

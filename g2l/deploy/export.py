@@ -21,6 +21,7 @@ def export(ckpt: str, out: str) -> Bundle:
     from g2l.deploy.timm_folder import check_exportable
     from g2l.encoders.build import build_empty
     from g2l.encoders.catalog import EncoderSpec
+    from g2l.encoders.checkpoint import student_state
     from g2l.encoders.encoder import Encoder
     from g2l.encoders.weights import load_content, read_file
 
@@ -35,5 +36,6 @@ def export(ckpt: str, out: str) -> Bundle:
     spec = EncoderSpec.from_dict(made["student"], f"the student in {file}")
     check_exportable(spec)
     backbone = build_empty(spec)
-    load_content(backbone, {"state_dict": content["state_dict"]}, str(file), "lightning")
+    state = {f"student.{key}": value for key, value in student_state(content).items()}
+    load_content(backbone, {"state_dict": state}, str(file), "lightning")
     return write_bundle(Encoder(spec, backbone), made.get("networks", []), Path(out))

@@ -22,11 +22,13 @@ from g2l.evaluation.probe import linear_probe
 from g2l.evaluation.robustness import robustness
 from g2l.evaluation.similarity import linear_cka
 from g2l.training.distiller import Distiller
+from g2l.training.sharding import copy_whole
 
 COLUMNS = ("knn", "linear", "cka", "robustness_index", "support", "parameters")
 
 
 @torch.inference_mode()
+@torch.compiler.set_stance("force_eager")  # other batch sizes than a training's would each be compiled
 def embed(encoder: Encoder, images: NDArray[np.uint8], device: torch.device, batch_size: int = 64) -> NDArray:
     """CLS-type embeddings (M, D), float32, of patches (M, S, S, 3), centre-cropped to the encoder's size."""
     was_training = encoder.training
@@ -91,23 +93,27 @@ class Score(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Teacher, and student before; a resumed run has both in its checkpoint."""
+        data, module = self._parts(trainer, pl_module)
+        student = copy_whole(module.student)  # on all processes, which may hold a part of it each
+        if not module.frozen:
+            raise ConfigError("the Score callback compares with a frozen network, but no term has one; leave it out")
         if not trainer.is_global_zero or self.summary:
             return
-        data, module = self._parts(trainer, pl_module)
         train, test = (data.labelled(part, self.patches) for part in ("train", "test"))
         teacher = next(iter(module.frozen.values()))
         target = embed(teacher, test.images, module.device)
         self.summary["teacher"] = self._row(teacher, module.device, target, train, test)
-        self.summary["student_before"] = self._row(module.student, module.device, target, train, test)
+        self.summary["student_before"] = self._row(student, module.device, target, train, test)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The best student by held-out patients; then the table and summary.json."""
+        data, module = self._parts(trainer, pl_module)
+        student = module.best_student()
         if not trainer.is_global_zero:
             return
-        data, module = self._parts(trainer, pl_module)
         train, test = (data.labelled(part, self.patches) for part in ("train", "test"))
         target = embed(next(iter(module.frozen.values())), test.images, module.device)
-        self.summary["student_after"] = self._row(module.best_student(), module.device, target, train, test)
+        self.summary["student_after"] = self._row(student, module.device, target, train, test)
         self.report = table(self.summary)
         path = Path(trainer.default_root_dir) / "summary.json"
         partial = path.with_suffix(".json.partial")

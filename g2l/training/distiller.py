@@ -1,52 +1,41 @@
-"""The step: views -> tokens of every network -> terms -> one loss.
+"""How the objective is trained: the step, its rates, held-out patients, checkpoints."""
 
-Letters: `B` images of this process, `S` pixels of a read patch, `H` pixels of a view, `D` width.
-"""
-
-import copy
-from collections.abc import Mapping
+import math
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
 import torch
-from lightning import LightningModule
 from lightning_utilities.core.rank_zero import rank_zero_info
 from torch import Tensor, nn
 
 from g2l import __version__
 from g2l.data.views import Views
-from g2l.encoders.encoder import Encoder, Tokens, create_encoder
-from g2l.encoders.locate import require_weights
-from g2l.errors import ConfigError, TrainingError
-from g2l.evaluation.similarity import linear_cka
-from g2l.objectives.collective import all_sum
-from g2l.training.collapse import spread
-from g2l.training.optim import adamw
-from g2l.training.schedules import cosine
-from g2l.training.terms import STUDENT, Need, Term
+from g2l.encoders.checkpoint import student_state
+from g2l.encoders.encoder import Encoder
+from g2l.errors import TrainingError
+from g2l.training.batch import Batch
+from g2l.training.cache.plan import make_plan
+from g2l.training.cache.reading import TeacherCache
+from g2l.training.checks import FiniteLoss, check_trainer
+from g2l.training.heldout import HeldOut
+from g2l.training.networks import Init, prepare
+from g2l.training.objective import Objective
+from g2l.training.optim import clip_by_module
+from g2l.training.recipe import Recipe
+from g2l.training.saving import back_to_step
+from g2l.training.sharding import copy_whole, shard
+from g2l.training.terms import STUDENT, Term
 
 
-class Batch(TypedDict):
-    """What the loader delivers."""
-
-    images: Tensor  # uint8 (B, S, S, 3)
-    index: Tensor  # int64 (B,): the patches' numbers in the run
-    slides: list[str]  # B names
-
-
-class Distiller(LightningModule):
-    """A student learns from frozen networks through a dictionary of named terms.
-
-    The frozen networks live outside the module tree (in a tuple): they are in no checkpoint, are not broadcast by
-    DDP, and no `train()` reaches them.
-    """
+class Distiller(Objective):
+    """A student learns from frozen networks, and from the moving average of itself, through a dictionary of terms."""
 
     def __init__(
         self,
         student: str,
         terms: dict[str, Term],
         weights: str | None = None,
-        student_init: Literal["weights", "random"] = "weights",
+        student_init: Init = "weights",
         views: Views | None = None,
         lr: float = 1e-4,
         lr_final: float = 0.0,
@@ -54,7 +43,19 @@ class Distiller(LightningModule):
         weight_decay: float = 0.05,
         weight_decay_final: float | None = None,
         betas: tuple[float, float] = (0.9, 0.999),
+        layer_decay: float = 1.0,
+        patch_embed_scale: float = 1.0,
+        freeze_last_layer: int = 0,
+        clip: Literal["whole", "module"] = "whole",
+        drop_path: float = 0.0,
+        ema_momentum: float = 0.992,
+        ema_momentum_final: float = 1.0,
+        result: Literal["student", "ema"] = "student",
+        half_frozen: bool = True,
+        compile: bool | None = None,
+        checkpointing: bool = False,
         observe_patches: int = 2048,
+        cache: str | None = None,
         seed: int = 0,
     ) -> None:
         """Args:
@@ -67,131 +68,91 @@ class Distiller(LightningModule):
         warmup_steps: linear warm-up.
         weight_decay, weight_decay_final: the same for weight decay; None: constant.
         betas: of AdamW.
+        layer_decay: the learning rate of each layer is that of the one above times this; 1: the same for all.
+            patch_embed_scale: factor of the patch embedding's beside that.
+        freeze_last_layer: steps for which the prototypes stay as they are.
+        clip: whether trainer.gradient_clip_val is the norm of the whole gradient, or of each module's by itself.
+        drop_path: stochastic depth of the student in training.
+        ema_momentum, ema_momentum_final: of the moving average of the student, cosine between them over the run.
+        result: what is validated, scored and exported: the student, or its moving average (whose val/loss is that of
+            its tokens through the student's heads: judge it by val/cka).
+        half_frozen: with trainer.precision bf16-mixed, the frozen networks' weights are bfloat16 as well.
+        compile: torch.compile with fixed shapes; None: on a GPU alone, where it pays within minutes.
+        checkpointing: of activations: the student's backward pass computes them again, for less memory.
         observe_patches: how many training patches give the targets' moments, in one pass before the first step.
+        cache: folder made by `g2l cache` with this config, read in training instead of running the frozen networks.
         seed: of the augmentations; the command line links it to the data's seed.
         """
-        super().__init__()
-        active = {name: term for name, term in terms.items() if term.weight > 0}
-        if not active:
-            raise ConfigError("model.terms has no term of weight above 0: nothing would be trained")
-        self.needs = sorted(frozenset[Need]().union(*(term.needs for term in active.values())))
-        names = sorted({need.network for need in self.needs} - {STUDENT})
-        require_weights([*names, *([student] if student_init == "weights" else [])], weights)
-        # An encoder comes in eval mode, and Lightning trains a model in the mode it finds it in.
-        self.student = create_encoder(student, weights, init=student_init).train()
-        self._frozen = ({name: create_encoder(name, weights).requires_grad_(False).eval() for name in names},)
-        for term in active.values():
-            term.build(self.student, self.frozen)
-        self.terms = nn.ModuleDict(active)
-        self.views = views or Views(size=self.student.size)
-        if self.views.size != self.student.size:
-            raise ConfigError(
-                f"views are {self.views.size} px but {student} takes {self.student.size} px; "
-                "set model.views.size or leave it out"
-            )
-        self.lr, self.lr_final, self.warmup_steps, self.betas = lr, lr_final, warmup_steps, betas
-        self.weight_decay = weight_decay
-        self.weight_decay_final = weight_decay if weight_decay_final is None else weight_decay_final
-        self.observe_patches, self.seed = observe_patches, seed
-        self._held_out: list[dict[str, Tensor]] = []
-
-    @property
-    def frozen(self) -> dict[str, Encoder]:
-        """The frozen networks by name."""
-        return self._frozen[0]
+        super().__init__(student, terms, weights, student_init, views, drop_path, result, seed)
+        if checkpointing:
+            self.student.checkpoint_activations()
+        self.recipe = Recipe(
+            lr,
+            lr_final,
+            warmup_steps,
+            weight_decay,
+            weight_decay_final,
+            betas,
+            layer_decay,
+            patch_embed_scale,
+            freeze_last_layer,
+            ema_momentum,
+            ema_momentum_final,
+            clip,
+        )
+        self.half_frozen, self.compiles, self._prepared = half_frozen, compile, False
+        self.observe_patches, self.cache_folder = observe_patches, cache
+        self._held_out, self._finite, self._watching = HeldOut(), FiniteLoss(), False
 
     # --- the step ---------------------------------------------------------------------------------------------
-
-    def make_views(self, batch: Batch) -> dict[str, Tensor]:
-        """The views that the terms need, (B, 3, H, H) in [0, 1]; a pure function of the patches' numbers."""
-        names = sorted({need.view for need in self.needs})
-        return self.views(batch["images"], batch["index"], seed=self.seed, training=self.training, names=names)
-
-    def tokens(self, need: Need, view: Tensor) -> Tokens:
-        """One network's tokens of one view; an encoder that takes another size resizes the view itself."""
-        if need.network == STUDENT:
-            return self.student(view)
-        with torch.inference_mode():
-            tokens = self.frozen[need.network](view)
-        # Copies outside inference mode: autograd refuses to save an inference tensor for the backward pass.
-        return Tokens(tokens.cls.clone(), tokens.patches.clone(), tokens.grid)
-
-    def forward_terms(self, batch: Batch) -> tuple[dict[str, Tensor], dict[Need, Tokens]]:
-        """Every term's unweighted value, and the tokens they were computed from. Every network runs once per view."""
-        views = self.make_views(batch)  # {view: [B, 3, H, H]}
-        tokens = {need: self.tokens(need, views[need.view]) for need in self.needs}  # cls [B, D], patches [B, N, D]
-        return {name: term(tokens) for name, term in self.terms.items()}, tokens
-
-    def total(self, values: Mapping[str, Tensor]) -> Tensor:
-        """The loss: the sum of weight x value, exactly what is optimised and logged."""
-        return torch.stack([self._term(name).weight * value for name, value in values.items()]).sum()
-
-    def _term(self, name: str) -> Term:
-        term = self.terms[name]
-        assert isinstance(term, Term)
-        return term
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of one batch."""
         values, _ = self.forward_terms(batch)
         loss = self.total(values)
-        self._require_finite(loss, values, batch)
-        self.log("train/loss", loss.detach(), prog_bar=True)
-        self.log_dict({f"train/{name}": value.detach() for name, value in values.items()})
+        self._finite.note(loss, values, batch["slides"])
+        if self._watching:  # half a millisecond for each name, and the progress bar would wait for a GPU in every step
+            self.log("train/loss", loss.detach().cpu(), prog_bar=True)
+            self.log_dict({f"train/{name}": value.detach() for name, value in values.items()})
+            for name in values:
+                self.log_dict({f"train/{name}_{what}": value for what, value in self.term(name).seen.items()})
         return loss
-
-    def _require_finite(self, loss: Tensor, values: Mapping[str, Tensor], batch: Batch) -> None:
-        broken = all_sum((~torch.isfinite(loss.detach())).float())  # all processes stop together
-        if broken == 0:
-            return
-        names = [name for name, value in values.items() if not torch.isfinite(value)] or ["(another process)"]
-        path = Path(self.trainer.default_root_dir) / "nonfinite.ckpt"
-        self.trainer.save_checkpoint(path)
-        raise TrainingError(
-            f"the loss is not finite at step {self.global_step} (term {', '.join(names)}; slides "
-            f"{', '.join(sorted(set(batch['slides'])))}); the state is in {path}; lower model.lr or set "
-            "trainer.gradient_clip_val, or look at these slides"
-        )
 
     # --- before and around the steps --------------------------------------------------------------------------
 
-    def _move_frozen(self) -> None:
-        for network in self.frozen.values():
-            network.to(self.device)
+    def configure_model(self) -> None:
+        """Under trainer.strategy sharded, each process keeps its part of all that is trained, and of the average."""
+        if self._trainer is not None:
+            shard(self, self.trainer.strategy)
 
     def on_fit_start(self) -> None:
         """Check what only the trainer knows, bring the frozen networks to the device, and name the licences."""
-        if self.trainer.max_steps < 1:
-            raise ConfigError("trainer.max_steps is not set; patches are drawn without end, so give a number of steps")
-        interval = self.trainer.val_check_interval
-        if self.trainer.enable_validation and isinstance(interval, int) and self.trainer.max_steps % interval:
-            raise ConfigError(
-                f"trainer.max_steps {self.trainer.max_steps} is no multiple of trainer.val_check_interval {interval}: "
-                "the last steps would be neither validated nor kept; change one of them"
-            )
-        if self.trainer.precision not in ("32-true", "bf16-mixed"):
-            raise ConfigError(
-                f"trainer.precision is {self.trainer.precision}; the losses and moments need float32 beside the "
-                "networks: give 32-true or bf16-mixed"
-            )
-        exact = all(self._term(name).accumulates for name in self.terms)
-        if self.trainer.accumulate_grad_batches > 1 and not exact:
-            raise ConfigError(
-                "trainer.accumulate_grad_batches is above 1, but the log of a sum is not the mean of logs: "
-                "a log-sum term would optimise something else; raise data.batch_size or devices instead"
-            )
+        check_trainer(self.trainer, {name: self.term(name) for name in self.terms}, self.frozen)
         # The student sees tissue as the data show it, whatever resolution its architecture was published for.
         mpp = getattr(getattr(self.trainer, "datamodule", None), "mpp", None)
         if mpp is not None:
-            self.student.spec = self.student.spec.override(mpp=mpp)
-        self._move_frozen()
+            for encoder in {self.student, self.result_encoder}:
+                encoder.spec = encoder.spec.override(mpp=mpp)
+        self.prepare_networks()
+        if self.cache_folder is not None:
+            data = getattr(self.trainer, "datamodule", None)
+            self.cache = TeacherCache(Path(self.cache_folder), make_plan(self, data))
+            rank_zero_info(str(self.cache))
         for source in self.sources():
             origin = f" ({source['hub']})" if source["hub"] else ""
             rank_zero_info(f"{source['role']}: {source['name']}{origin}, licence: {source['licence']}")
 
+    def prepare_networks(self) -> None:
+        """Frozen networks to the device, in half precision where the run is; all compiled where asked."""
+        half = self.half_frozen and self.trainer.precision == "bf16-mixed"
+        compiles = self.device.type == "cuda" if self.compiles is None else self.compiles
+        trained = [self.student] if self.ema is None else [self.student, self._average]
+        prepare(list(self.frozen.values()), trained, self.device, half, compiles and not self._prepared)
+        self._prepared = True
+
     @property
     def _unobserved(self) -> list[Term]:
-        return [self._term(name) for name in self.terms if self._term(name).observes]
+        return [self.term(name) for name in self.terms if self.term(name).observes]
 
     def on_train_start(self) -> None:
         """One pass over the first patches of the training stream for terms that need moments of the cohort."""
@@ -199,41 +160,81 @@ class Distiller(LightningModule):
         if not waiting:
             return
         # The stream is a pure function of the patch number: this pass takes nothing away from the training's own.
-        needs = {need for term in waiting for need in term.needs if need.network != STUDENT}
+        needs = sorted({need for term in waiting for need in term.needs if need.network in self.frozen})
         seen = 0
         for batch in self.trainer.train_dataloader:  # type: ignore[union-attr]
             batch = self.trainer.strategy.batch_to_device(batch, self.device)
             with torch.no_grad(), self.trainer.precision_plugin.train_step_context():
-                views = self.make_views(batch)
-                tokens = {need: self.tokens(need, views[need.view]) for need in needs}
+                passes = self.run(batch, needs)
                 for term in waiting:
-                    term.observe(tokens)
+                    term.observe(passes)
             seen += len(batch["index"]) * self.trainer.world_size
             if seen >= self.observe_patches:
                 return
 
     def on_validation_start(self) -> None:
         """The frozen networks may still be elsewhere when only validating."""
-        self._move_frozen()
+        self.prepare_networks()
         if self._unobserved and not self.trainer.sanity_checking:
             raise TrainingError("the targets' moments are unknown before a training; give a checkpoint (--ckpt_path)")
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Rates of this step, and random numbers (drop path) that depend on nothing but seed, step and process."""
         step, total = self.global_step, int(self.trainer.max_steps)
-        lr = cosine(step, total, self.lr, self.lr_final, self.warmup_steps)
-        decay = cosine(step, total, self.weight_decay, self.weight_decay_final)
-        for group in self.trainer.optimizers[0].param_groups:
-            group["lr"] = lr
-            group["weight_decay"] = decay if group["decays"] else 0.0
-        self.log("train/lr", lr)
-        self.log("train/weight_decay", decay)
+        rates = self.recipe.apply(self.trainer.optimizers[0], step, total)
+        if self.ema is not None:
+            rates["ema_momentum"] = self._momentum = self.recipe.momentum(step, total)
+        self._watching = (step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+        for name in self.terms:
+            term = self.term(name)
+            term.start_step(step, total)
+            term.watching = self._watching
+            if term.scheduled:
+                rates[f"{name}_weight"] = term.weight
+        if self._watching:
+            self.log_dict({f"train/{name}": value for name, value in rates.items()})
         micro = step * self.trainer.accumulate_grad_batches + batch_idx % self.trainer.accumulate_grad_batches
         torch.manual_seed(((self.seed * 1_000_003 + micro) * 65_537 + self.global_rank) % 2**63)
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """The whole gradient by its norm, or each module's. Not by Lightning, which refuses it beside a fused AdamW.
+
+        The last hook before the optimiser's step, of which there is none on a loss or gradient that is not finite.
+        """
+        parts = self._trained
+        masking = parts.pop("masking", None)
+        if masking is not None:  # the mask token counts to the student, as in DINOv2's backbone
+            parts[STUDENT] = nn.ModuleList([parts[STUDENT], masking])
+        norms = clip_by_module(parts, gradient_clip_val or math.inf, whole=self.recipe.clip == "whole")
+        self._finite.note_gradient(norms)
+        self._finite.require(self.trainer)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """The optimiser's step, and what follows once upon each: centres and the moving average."""
+        super().optimizer_step(*args, **kwargs)
+        for name in self.terms:
+            self.term(name).end_step()
+        if self.ema is not None:
+            self.ema.update(self.averaged(), self._momentum)
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW over student and heads; nothing frozen is in it."""
-        return adamw([self.student, self.terms], self.lr, self.weight_decay, self.betas)
+        return self.recipe.optimizer(self._trained)
+
+    @property
+    def _trained(self) -> dict[str, nn.Module]:
+        """What is optimised, and clipped, by name."""
+        parts: dict[str, nn.Module] = {"masking": self.masking}
+        parts |= {f"head {name}": head for name, head in self.heads.items()}
+        parts |= {f"term {name}": term for name, term in self.terms.items()}
+        return {STUDENT: self.student} | {
+            name: part for name, part in parts.items() if next(part.parameters(), None) is not None
+        }
 
     # --- held-out patients ------------------------------------------------------------------------------------
 
@@ -241,46 +242,38 @@ class Distiller(LightningModule):
         """The loss on held-out patients without augmentation; the embeddings are kept for the epoch's CKA."""
         if self._unobserved:
             return  # only in Lightning's sanity check, before the first step
-        values, tokens = self.forward_terms(batch)
-        size = len(batch["index"])
-        named = {f"val/{name}": value for name, value in values.items()}
-        self.log_dict({"val/loss": self.total(values)} | named, sync_dist=True, batch_size=size)
-        self._held_out.append({need.network: tokens[need].cls.float().cpu() for need in self.needs})
+        for name in self.terms:
+            self.term(name).watching = True
+        values, passes = self.forward_terms(batch)
+        if values:
+            named = {"val/loss": self.total(values)} | {f"val/{name}": value for name, value in values.items()}
+            for name in values:
+                named |= {f"val/{name}_{what}": value for what, value in self.term(name).seen.items()}
+            self.log_dict(named, sync_dist=True, batch_size=len(batch["index"]))
+        self._held_out.add(passes)
 
     def on_validation_epoch_end(self) -> None:
         """CKA of the student with every frozen network (`val/cka`: their mean), spread and rank of its embeddings."""
-        if not self._held_out:
-            return
-        features = {}
-        for network in self._held_out[0]:
-            local = torch.cat([row[network] for row in self._held_out]).to(self.device)
-            gathered = self.all_gather(local)
-            assert isinstance(gathered, Tensor)
-            features[network] = gathered.reshape(-1, local.shape[-1]).cpu()
-        self._held_out.clear()
-        student = features[STUDENT]
-        cka = {name: linear_cka(student.numpy(), features[name].numpy()) for name in self.frozen}
-        self.log_dict({f"val/cka_{self.frozen[name].spec.name}": value for name, value in cka.items()}, sync_dist=True)
-        self.log("val/cka", sum(cka.values()) / len(cka), prog_bar=True, sync_dist=True)
-        self.log_dict({f"val/{name}": value for name, value in spread(student).items()}, sync_dist=True)
+        found = {f"val/{name}": value for name, value in self._held_out.measure(self, self.frozen).items()}
+        self.log_dict(found, sync_dist=True)
 
     # --- checkpoints ------------------------------------------------------------------------------------------
 
     def sources(self) -> list[dict[str, Any]]:
-        """Where every network comes from: role, name, hub id, licence, hash of the weights."""
-        networks = [("student", self.student), *(("teacher", network) for network in self.frozen.values())]
-        return [{"role": role} | network.source for role, network in networks]
+        """Where every network comes from: role, name, hub id, licence, hash of the weights, cache."""
+        kept = self.cache.digests if self.cache else {}
+        teachers = [network.source | {"cache": kept.get(name)} for name, network in self.frozen.items()]
+        return [{"role": "student"} | self.student.source, *({"role": "teacher"} | source for source in teachers)]
 
     def best_student(self) -> Encoder:
-        """A copy of the student with the weights of the best checkpoint on held-out patients, or as it is now where
-        no checkpoint was kept.
+        """A copy of the student (or of its moving average) with the weights of the best checkpoint on held-out
+        patients, or as it is now where no checkpoint was kept.
         """
-        student = copy.deepcopy(self.student).eval()
+        student = copy_whole(self.result_encoder).eval()
         best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
         if best:
-            state = torch.load(best, map_location=self.device, weights_only=True)["state_dict"]
-            own = {key.removeprefix("student."): value for key, value in state.items() if key.startswith("student.")}
-            student.load_state_dict(own)
+            content = torch.load(best, map_location="cpu", mmap=True, weights_only=True)
+            student.load_state_dict(student_state(content))
         return student
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -288,5 +281,17 @@ class Distiller(LightningModule):
         checkpoint["g2l"] = {
             "version": __version__,
             "student": self.student.spec.to_dict(),
+            "result": self.result,
+            "weights": {name: self.term(name).weight for name in self.terms},
             "networks": self.sources(),
         }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Weights that change over the run are those of the checkpoint's step, also when only validating. A run goes on
+        at the beginning of a step.
+        """
+        if self._trainer is not None:
+            back_to_step(checkpoint, self.trainer.accumulate_grad_batches)
+        for name, weight in checkpoint.get("g2l", {}).get("weights", {}).items():
+            if name in self.terms:
+                self.term(name).weight = weight

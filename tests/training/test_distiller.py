@@ -12,7 +12,7 @@ from torch import Tensor
 
 from g2l.errors import ConfigError, TrainingError
 from g2l.training.distiller import Distiller
-from g2l.training.terms import Cosine, LogSum
+from g2l.training.losses import Cosine, LogSum
 
 
 def trainer(folder: Path, steps: int = 6, **arguments: Any) -> Trainer:
@@ -25,6 +25,7 @@ def trainer(folder: Path, steps: int = 6, **arguments: Any) -> Trainer:
         enable_model_summary=False,
         default_root_dir=folder,
         num_sanity_val_steps=0,
+        log_every_n_steps=1,
         **arguments,
     )
 

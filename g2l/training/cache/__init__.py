@@ -1,0 +1,1 @@
+"""Embeddings of frozen networks on disk, for patches that repeat."""
