@@ -1,5 +1,6 @@
 """Fixtures that several folders of tests share."""
 
+import faulthandler
 import os
 from pathlib import Path
 
@@ -32,3 +33,14 @@ def demo_cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     manifest = draw_cohort(folder / "drawn", workers=1, size_um=900)
     index(str(manifest.parent), str(folder / "cohort"), manifest=str(manifest), workers=0)
     return folder / "cohort"
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests marked gpu are skipped where there is none."""
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+
+
+def pytest_unconfigure() -> None:
+    """A run that is over must end too: after two minutes what still waits is printed and given up."""
+    faulthandler.dump_traceback_later(120, exit=True, file=2)

@@ -15,7 +15,8 @@ from g2l.verbs import parser_of
 def test_help_answers_within_a_second(arguments: list[str]) -> None:
     def seconds() -> float:
         start = time.perf_counter()
-        done = subprocess.run([sys.executable, "-m", "g2l", *arguments], capture_output=True, text=True, check=True)
+        command = [sys.executable, "-m", "g2l", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
         assert "usage:" in done.stdout
         return time.perf_counter() - start
 
@@ -31,13 +32,13 @@ def test_help_of_our_own_verbs_imports_nothing_heavy(verb: str) -> None:
         f"main(['{verb}', '--help'])\n"
         "print([name for name in ('torch', 'lightning', 'tiatoolbox', 'matplotlib', 'sklearn') if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"
 
 
 def test_public_names_are_lazy_and_all_there() -> None:
     code = "import g2l, sys; print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "False"
     assert all(getattr(g2l, name).__name__ == name for name in g2l.__all__)
     assert not hasattr(g2l, "Nothing")

@@ -39,10 +39,10 @@ trainer:
         monitor: val/cka
         mode: max
         every_n_train_steps: 4
-        save_last: true
-        save_on_exception: true
         filename: "{{step}}"
         save_top_k: -1
+    - class_path: KeepLast
+      init_args: {{every_n_train_steps: 4}}
     - class_path: Throughput
       init_args: {{every: 4}}
     - class_path: Pictures
@@ -72,10 +72,39 @@ class Project:
 
     def fit(self, run: str, *overrides: str) -> dict[str, torch.Tensor]:
         """Run to the end; the last checkpoint's tensors."""
-        command = self.command(run, *overrides)
-        done = subprocess.run(command, cwd=self.folder, env=self.environment(), capture_output=True, text=True)
+        done = self.finished(self.command(run, *overrides))
         assert done.returncode == 0, done.stderr[-3000:]
         return self.last(run)
+
+    def finished(self, command: list[str]) -> subprocess.CompletedProcess[str]:
+        """What a command that ended left."""
+        return subprocess.run(
+            command, cwd=self.folder, env=self.environment(), capture_output=True, text=True, timeout=300
+        )
+
+    def stopped(self, run: str, checkpoint: str, by: signal.Signals, *overrides: str) -> tuple[int, str]:
+        """Begin a run and send its whole group a signal once a checkpoint of that name is there; exit code and what it
+        printed.
+        """
+        with subprocess.Popen(
+            self.command(run, *overrides),
+            start_new_session=True,
+            cwd=self.folder,
+            env=self.environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            try:
+                deadline = time.monotonic() + 120
+                while not list(self.checkpoints(run).glob(checkpoint)):
+                    assert process.poll() is None and time.monotonic() < deadline, "ended before it could be stopped"
+                    time.sleep(0.01)
+                os.killpg(process.pid, by)
+                _, errors = process.communicate(timeout=60)
+            finally:
+                process.kill()
+        return process.returncode, errors
 
     def last(self, run: str) -> dict[str, torch.Tensor]:
         """The last checkpoint's tensors."""
@@ -128,19 +157,7 @@ def test_a_run_leaves_checkpoints_events_and_its_config(project: Project, whole:
 
 
 def test_killed_and_resumed_equals_uninterrupted(project: Project, whole: dict[str, torch.Tensor]) -> None:
-    process = subprocess.Popen(
-        project.command("killed"),
-        cwd=project.folder,
-        env=project.environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + 120
-    while not list(project.checkpoints("killed").glob("step=8*.ckpt")):
-        assert process.poll() is None and time.monotonic() < deadline, "ended before it could be killed"
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    project.stopped("killed", "step=8*.ckpt", signal.SIGKILL)
     assert not list(project.checkpoints("killed").glob("step=24*.ckpt")), "was killed too late to test anything"
     resumed = project.fit("killed", "--ckpt_path=last", "--data.num_workers=2")
     assert resumed.keys() == whole.keys()
@@ -153,7 +170,7 @@ def test_two_processes_equal_one(project: Project, whole: dict[str, torch.Tensor
     start = project.fit("start", "--trainer.max_steps=1", "--trainer.val_check_interval=1", "--model.lr=0")
     # These biases cancel (in the softmax, or in the standardisation): their gradients are zero but for rounding, which
     # AdamW magnifies into steps that mean nothing.
-    cancels = ("attn.qkv.bias", "backbone.norm.bias", "projectors.cls.bias", "projectors.patch.bias")
+    cancels = ("attn.qkv.bias", "backbone.norm.bias", "heads.cls.bias", "heads.patch.bias")
     compared = [key for key in whole if not key.endswith(cancels)]
     assert len(compared) == len(whole) - 4
     for key in compared:
@@ -164,27 +181,14 @@ def test_two_processes_equal_one(project: Project, whole: dict[str, torch.Tensor
 def test_validate_prints_what_the_checkpoint_reached(project: Project, whole: dict[str, torch.Tensor]) -> None:
     command = project.command("whole", f"--ckpt_path={project.checkpoints('whole') / 'last.ckpt'}")
     command[command.index("fit")] = "validate"
-    done = subprocess.run(command, cwd=project.folder, env=project.environment(), capture_output=True, text=True)
+    done = project.finished(command)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "val/cka" in done.stdout
 
 
 def test_a_preempted_run_says_so_and_loses_nothing(project: Project, whole: dict[str, torch.Tensor]) -> None:
-    process = subprocess.Popen(
-        project.command("preempted"),
-        cwd=project.folder,
-        env=project.environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 120
-    while not list(project.checkpoints("preempted").glob("step=4*.ckpt")):
-        assert process.poll() is None and time.monotonic() < deadline, "ended before it could be stopped"
-        time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 143
+    code, errors = project.stopped("preempted", "step=4*.ckpt", signal.SIGTERM, "--data.num_workers=2")
+    assert code == 143, errors[-3000:]
     assert "--ckpt_path last goes on" in errors and "Traceback" not in errors
     stopped = torch.load(project.checkpoints("preempted") / "last.ckpt", weights_only=True)
     assert 4 <= stopped["global_step"] < 24

@@ -1,5 +1,7 @@
 """The notebooks as a reader runs them, on small slides and with few steps, and as they are stored."""
 
+import csv
+import math
 import shutil
 from pathlib import Path
 
@@ -64,6 +66,20 @@ def test_the_cohort_is_shown_from_slides_to_patches(
     assert {path.name for path in workplace.iterdir()} == {"cohorts"}
 
 
+@pytest.mark.slow
+def test_the_objective_is_drawn_and_trained(drawn: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("G2L_NOTEBOOK_COHORT", str(drawn / "cohort"))
+    monkeypatch.setenv("G2L_NOTEBOOK_STEPS", "8")
+    monkeypatch.setenv("G2L_NOTEBOOK_PATCHES", "160")
+    assert len(execute("03_distill.ipynb", workplace)) == 11
+    with (workplace / "runs/distill/version_0/metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    losses = [row["train/loss"] for row in rows if row["train/loss"]]
+    assert len(losses) == 8 and all(math.isfinite(float(loss)) for loss in losses)
+    assert {"train/logsum", "train/dino", "train/ibot", "train/kde", "val/cka"} <= rows[0].keys()
+    assert {path.name for path in workplace.iterdir()} == {"runs"}
+
+
 @pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
 def test_notebooks_are_stored_without_output(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
@@ -75,5 +91,5 @@ def test_notebooks_are_stored_without_output(path: Path) -> None:
             assert not cell.metadata, cell.id
 
 
-def test_both_notebooks_are_there() -> None:
-    assert {path.stem for path in NOTEBOOKS.glob("*.ipynb")} >= {"01_quickstart", "02_cohort"}
+def test_all_notebooks_are_there() -> None:
+    assert {path.stem for path in NOTEBOOKS.glob("*.ipynb")} >= {"01_quickstart", "02_cohort", "03_distill"}

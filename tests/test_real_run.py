@@ -10,7 +10,7 @@ from g2l.data.module import SlideDataModule
 from g2l.data.views import Views
 from g2l.slides.index import index
 from g2l.training.distiller import Distiller
-from g2l.training.terms import LogSum
+from g2l.training.losses import LogSum
 
 pytestmark = [pytest.mark.slow, pytest.mark.real_data]
 
@@ -63,6 +63,7 @@ def test_loss_falls_and_held_out_cka_rises(real_data: Path, tmp_path: Path) -> N
         num_sanity_val_steps=0,
         gradient_clip_val=1.0,
         logger=False,
+        log_every_n_steps=1,
         enable_checkpointing=False,
         enable_progress_bar=False,
         callbacks=[losses],

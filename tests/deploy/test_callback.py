@@ -13,7 +13,7 @@ from small import batches, loader, write_networks
 from g2l.deploy.callback import Export
 from g2l.deploy.export import export
 from g2l.errors import EncoderError
-from g2l.training.terms import Cosine
+from g2l.training.losses import Cosine
 
 
 def run(tmp_path: Path, overrides: str = "") -> Trainer:

@@ -219,9 +219,9 @@ try:
 except SystemExit:
     sys.exit("torch" in sys.modules)
 """
-    assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, timeout=60).returncode == 0
     checkpoint(student(**TINY), tmp_path / "best.ckpt")
     command = [sys.executable, "-m", "g2l", "export", str(tmp_path / "best.ckpt"), "--out", str(tmp_path / "b")]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "this student may be redistributed"
