@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from g2l.data.demo import REGION_MPP, SIZE_UM, Order, cohort_orders, draw_slide
 from g2l.data.drawing.layout import CLASSES, MAP_MPP
 from g2l.data.drawing.scanner import Centre, map_at
-from g2l.evaluation.knn import knn_accuracy
+from g2l.evaluation.measures.knn import knn_accuracy
 from g2l.slides.regions import Regions
 
 PATCH, TOKEN = 128, 16  # px at 1 um/px

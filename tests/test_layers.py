@@ -14,7 +14,7 @@ ALLOWED = {
     "encoders": {"errors", "encoders"},
     "objectives": {"objectives"},
     # One formula in one place: the CKA that chooses the checkpoint is the one that is reported.
-    "training": {"errors", "data", "encoders", "objectives", "training", "evaluation.similarity"},
+    "training": {"errors", "data", "encoders", "objectives", "training", "evaluation.measures.similarity"},
     "evaluation": {"errors", "slides", "data", "encoders", "training", "evaluation"},
     "deploy": {"errors", "slides", "encoders", "training", "deploy"},
 }

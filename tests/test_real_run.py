@@ -80,7 +80,7 @@ def test_loss_falls_and_held_out_cka_rises(real_data: Path, tmp_path: Path) -> N
 
 def held_out_cka(model: Distiller, data: SlideDataModule, trainer: Trainer) -> float:
     """Linear CKA of student and teacher on the held-out patient, outside of any trainer loop."""
-    from g2l.evaluation.similarity import linear_cka
+    from g2l.evaluation.measures.similarity import linear_cka
 
     data.trainer = trainer
     data.setup()

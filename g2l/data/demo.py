@@ -50,7 +50,7 @@ def cohort_orders() -> list[Order]:
     """The cohort's 18 slides of 15 patients: the first patient of each centre has two.
 
     Each part has every centre, and the test part two slides of each, so that neighbours of the same centre exist
-    outside a patch's own slide (evaluation.robustness).
+    outside a patch's own slide (evaluation.measures.robustness).
     """
     orders: list[Order] = []
     for c, centre in enumerate(CENTRES):

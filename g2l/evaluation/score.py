@@ -17,10 +17,10 @@ from g2l.data.labelled import LabelledPatches
 from g2l.data.module import SlideDataModule
 from g2l.encoders.encoder import Encoder
 from g2l.errors import ConfigError
-from g2l.evaluation.knn import knn_accuracy
-from g2l.evaluation.probe import linear_probe
-from g2l.evaluation.robustness import robustness
-from g2l.evaluation.similarity import linear_cka
+from g2l.evaluation.measures.knn import knn_accuracy
+from g2l.evaluation.measures.probe import linear_probe
+from g2l.evaluation.measures.robustness import robustness
+from g2l.evaluation.measures.similarity import linear_cka
 from g2l.training.distiller import Distiller
 from g2l.training.sharding import copy_whole
 

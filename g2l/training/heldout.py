@@ -7,7 +7,7 @@ from lightning import LightningModule
 from torch import Tensor
 
 from g2l.encoders.encoder import Encoder, Tokens
-from g2l.evaluation.similarity import linear_cka
+from g2l.evaluation.measures.similarity import linear_cka
 from g2l.training.collapse import spread
 from g2l.training.terms import STUDENT, Need
 

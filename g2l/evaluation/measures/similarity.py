@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from g2l.errors import G2LError
-from g2l.evaluation.neighbours import Floats, as_features, nearest, unit_rows
+from g2l.evaluation.measures.neighbours import Floats, as_features, nearest, unit_rows
 
 
 def linear_cka(x: ArrayLike, y: ArrayLike) -> float:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from g2l.errors import G2LError
-from g2l.evaluation.neighbours import as_features, as_labels, nearest, unit_rows
+from g2l.evaluation.measures.neighbours import as_features, as_labels, nearest, unit_rows
 
 
 @dataclass(frozen=True)

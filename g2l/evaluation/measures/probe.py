@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from g2l.errors import CohortError
-from g2l.evaluation.accuracy import accuracy
-from g2l.evaluation.neighbours import Floats, as_labels, as_split
+from g2l.evaluation.measures.accuracy import accuracy
+from g2l.evaluation.measures.neighbours import Floats, as_labels, as_split
 
 # on standardised features: from "hardly more than the class means" to "hardly any penalty"
 STRENGTHS = tuple(float(c) for c in np.logspace(-5, 1, 7))

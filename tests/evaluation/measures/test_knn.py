@@ -5,7 +5,7 @@ import pytest
 
 from g2l.errors import G2LError
 from g2l.evaluation import neighbours
-from g2l.evaluation.knn import knn_accuracy, knn_predict
+from g2l.evaluation.measures.knn import knn_accuracy, knn_predict
 
 
 def blobs(seed: int, n: int = 300, classes: int = 3, width: int = 8):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from g2l.errors import CohortError
-from g2l.evaluation.probe import STRENGTHS, linear_probe
+from g2l.evaluation.measures.probe import STRENGTHS, linear_probe
 
 
 def cohort(seed: int, n: int = 600, width: int = 20, classes: int = 3, gap: float = 0.6, patients: int = 12):

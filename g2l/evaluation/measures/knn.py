@@ -4,8 +4,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from g2l.errors import G2LError
-from g2l.evaluation.accuracy import Accuracy, accuracy
-from g2l.evaluation.neighbours import as_labels, as_split, nearest, unit_rows
+from g2l.evaluation.measures.accuracy import Accuracy, accuracy
+from g2l.evaluation.measures.neighbours import as_labels, as_split, nearest, unit_rows
 
 
 def knn_predict(train_x: ArrayLike, train_y: ArrayLike, test_x: ArrayLike, k: int = 20) -> NDArray:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from g2l.errors import G2LError
-from g2l.evaluation.similarity import linear_cka, neighbour_overlap
+from g2l.evaluation.measures.similarity import linear_cka, neighbour_overlap
 
 
 def pair(seed: int, n: int, p: int, q: int):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from g2l.errors import G2LError
-from g2l.evaluation.robustness import Robustness, robustness
+from g2l.evaluation.measures.robustness import Robustness, robustness
 
 # angle in degrees, biology, centre, slide; the radii must not matter
 CIRCLE = """0 A x A-x-1; 7 A x A-x-1; 16 A x A-x-2; 27 B x B-x-1; 40 A y A-y-1; 51 A y A-y-2; 65 B x B-x-2;

@@ -1,0 +1,1 @@
+"""Rows -> embeddings on disk, computed once."""

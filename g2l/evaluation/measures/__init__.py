@@ -1,0 +1,1 @@
+"""Numbers from embeddings and predictions: one idea a file, numpy in, numbers out."""

@@ -1,0 +1,1 @@
+"""What may be concluded from numbers: intervals by patient, ranks across tasks."""

@@ -1,0 +1,1 @@
+"""Embeddings -> predictions on a test part that chose nothing."""
