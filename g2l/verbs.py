@@ -2,23 +2,41 @@
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from jsonargparse import ActionConfigFile, ArgumentParser  # pyright: ignore[reportPrivateImportUsage]
 
+from g2l.errors import ConfigError
 
-def parser_of(function: Callable[..., Any], verb: str) -> ArgumentParser:
-    """`g2l VERB FIRST --other X --flag`: the first parameter by position, the others as options, those of type bool as
-    flags, and `--config FILE` for any of them.
+
+class Parser(ArgumentParser):
+    """Tells a mistake in one line instead of a screen of usage."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise ConfigError."""
+        raise ConfigError(f"{' '.join(message.split())}; the verb's --help lists every setting") from ex
+
+
+def parser_of(function: Callable[..., Any], verb: str) -> Parser:
+    """`g2l VERB FIRST --other X --flag`: the first parameter by position where it is a text (or several texts), the
+    others as options, those of type bool as flags, and `--config FILE` for any of them. `${oc.env:NAME}` and `${key}`
+    in the file are resolved.
     """
     parameters = inspect.signature(function).parameters
-    first = next(iter(parameters))
+    first = next(iter(parameters.values()))
     flags = {name for name, parameter in parameters.items() if parameter.default is False}
-    parser = ArgumentParser(prog=f"g2l {verb}", description=(inspect.getdoc(function) or "").split("\n\n")[0])
+    parser = Parser(
+        prog=f"g2l {verb}",
+        description=(inspect.getdoc(function) or "").split("\n\n")[0],
+        parser_mode="omegaconf",
+    )
     parser.add_argument("--config", action=ActionConfigFile, help="YAML with any of these arguments.")
     texts = _argument_texts(function)
-    parser.add_argument(first, type=str, help=texts.get(first))
-    parser.add_function_arguments(function, as_group=False, as_positional=False, skip={first, *flags})
+    by_position = {first.name} if first.annotation in (str, list[str]) else set()
+    if by_position:
+        several = {"nargs": "+"} if first.annotation == list[str] else {}
+        parser.add_argument(first.name, type=str, help=texts.get(first.name), **several)
+    parser.add_function_arguments(function, as_group=False, as_positional=False, skip={*by_position, *flags})
     for name in sorted(flags):
         parser.add_argument(f"--{name}", action="store_true", help=texts.get(name))
     return parser
@@ -43,6 +61,7 @@ def _argument_texts(function: Callable[..., Any]) -> dict[str, str]:
 
 def call(function: Callable[..., Any], verb: str, arguments: list[str]) -> Any:
     """Parse the arguments and call the function with them."""
-    values = parser_of(function, verb).parse_args(arguments).as_dict()
+    parser = parser_of(function, verb)
+    values = parser.instantiate_classes(parser.parse_args(arguments)).as_dict()
     values.pop("config")
     return function(**values)

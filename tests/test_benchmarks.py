@@ -134,6 +134,7 @@ def test_the_script_prints_what_it_writes(cohort: Cohort, tmp_path: Path, capsys
     assert result["machine"]["versions"] in shown
 
 
+@pytest.mark.slow
 def test_what_is_no_cohort_ends_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     loading = importlib.import_module("loading")
     assert loading.main([str(tmp_path / "nothing")]) == 2

@@ -167,6 +167,7 @@ def half_step(rank: int, name: str, features: Tensor, targets: Tensor) -> tuple[
     return step(name, features[rank::2], targets[rank::2], distributed=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOSSES)
 def test_two_processes_with_half_the_batch_equal_one(name: str) -> None:
     generator = torch.Generator().manual_seed(8)

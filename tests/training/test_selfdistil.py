@@ -240,6 +240,7 @@ def ten_steps(rank: int, networks: Networks, world: int) -> tuple[list[float], d
     return losses, {key: value.clone() for key, value in model.state_dict().items()}
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(networks: Networks) -> None:
     """Every term but KoLeo; weights, moving averages and centres after ten steps."""
     losses, one = ten_steps(0, networks, 1)

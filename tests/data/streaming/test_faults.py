@@ -141,6 +141,7 @@ def test_when_every_slide_was_dropped_the_run_ends(cohort: Cohort, monkeypatch: 
         next(iter(stream(cohort)))
 
 
+@pytest.mark.slow
 def test_an_error_of_another_kind_is_not_hidden(cohort: Cohort) -> None:
     class Wrong(CohortSource):
         def read(self, patch: Patch, out: NDArray[np.uint8]) -> None:
@@ -230,6 +231,7 @@ def test_a_dropped_slide_counts_three_times_whatever_the_workers_but_a_file_each
         files.add([fault("a")] * 40, 1000)
 
 
+@pytest.mark.slow
 def test_a_ledger_forgets_what_is_long_ago() -> None:
     ledger = Ledger()
     ledger.add([], 10_000_000)
