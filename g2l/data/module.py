@@ -83,7 +83,7 @@ class SlideDataModule(LightningDataModule):
         hold_out: column whose values are kept whole when slides are held out (the cohort's own `split` column, where
             it has one, is used and checked).
         held_out_fraction: share of these values that is held out.
-        val_patches: held-out patches per validation (rounded up to whole batches of all processes).
+        val_patches: held-out patches per validation, or test (rounded up to whole batches of all processes).
         num_workers: processes that read; 0 reads in the training process. threads: readers in each.
         prefetch: batches that each of them fills while one is in use.
         timeout: seconds that reading one patch may take, before the run ends with the name of the file.
@@ -206,7 +206,7 @@ class SlideDataModule(LightningDataModule):
     def _seed(self, part: Part) -> int:
         return self.seed if part == "train" else self.seed + HELD_OUT_SEED
 
-    def _loader(self, part: Literal["train", "val"], start: int, steps: int | None, first: int = 0) -> PatchLoader:
+    def _loader(self, part: Part, start: int, steps: int | None, first: int = 0) -> PatchLoader:
         trainer = self.trainer
         stream = PatchStream(
             self.source(part),
@@ -276,9 +276,16 @@ class SlideDataModule(LightningDataModule):
 
     def val_dataloader(self) -> PatchLoader:
         """The same held-out patches at every validation."""
+        return self._held_out("val")
+
+    def test_dataloader(self) -> PatchLoader:
+        """As many patches of the test part of the split. ConfigError where it has none."""
+        return self._held_out("test")
+
+    def _held_out(self, part: Literal["val", "test"]) -> PatchLoader:
         world = self.trainer.world_size if self.trainer else 1
-        there = len(self._rows("val")) if isinstance(self.data, PatchFiles) else self.val_patches
-        return self._loader("val", 0, -(-min(self.val_patches, there) // (self.batch_size * world)))
+        there = len(self._rows(part)) if isinstance(self.data, PatchFiles) else self.val_patches
+        return self._loader(part, 0, -(-min(self.val_patches, there) // (self.batch_size * world)))
 
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Take the faults out of a batch and enter them. SlideError: too many."""

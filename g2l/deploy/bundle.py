@@ -19,7 +19,7 @@ from g2l.errors import ConfigError
 if TYPE_CHECKING:
     from g2l.encoders.encoder import Encoder
 
-SUMS = "SHA256SUMS"
+SUMS, SLIDES = "SHA256SUMS", "slides.json"
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,18 @@ class Bundle:
         return f"exported {self.student} to {self.folder}\nthis student {verdict}"
 
 
-def write_bundle(encoder: Encoder, networks: list[dict[str, Any]], out: Path) -> Bundle:
+def write_bundle(
+    encoder: Encoder, networks: list[dict[str, Any]], out: Path, distilled_on: dict[str, Any] | None = None
+) -> Bundle:
     """Writes a student as a bundle: into a folder beside `out`, checked, then renamed.
 
-    Files: model.safetensors and config.json (timm), preprocess.json, licences.json, SHA256SUMS.
+    Files: model.safetensors and config.json (timm), preprocess.json, licences.json, slides.json, SHA256SUMS.
 
     Args:
         encoder: the student, on any device.
         networks: what it was made from, as `Encoder.source` gives it (name, hub, licence, redistribute, sha256, ...).
+        distilled_on: what it was trained on (data.record.record_of); without it there is no slides.json. Only the
+            fingerprints of files leave the house: the hash of a short patient number could be guessed.
         out: the folder; one that holds a former bundle (a SHA256SUMS) is replaced.
     Raises:
         ConfigError: when `out` holds something else or cannot be written.
@@ -72,6 +76,9 @@ def write_bundle(encoder: Encoder, networks: list[dict[str, Any]], out: Path) ->
                 "g2l": __version__,
             },
         )
+        if distilled_on is not None:
+            kept = {"format": distilled_on["format"], "fingerprints": distilled_on["fingerprints"]}
+            _write_json(building / SLIDES, kept | {"names_left_out": True})
         (building / SUMS).write_text("".join(f"{_sha256(file)}  {file.name}\n" for file in sorted(building.iterdir())))
         _replace(out, building)
     except OSError as error:

@@ -32,5 +32,5 @@ class Export(Callback):
         student = pl_module.best_student()  # on all processes, which may hold a part of it each
         if trainer.is_global_zero:
             out = Path(trainer.default_root_dir) / self.folder
-            write_bundle(student, pl_module.sources(), out)
+            write_bundle(student, pl_module.sources(), out, pl_module.distilled_on)
             rank_zero_info(f"exported the student to {out}")

@@ -9,6 +9,7 @@ from lightning_utilities.core.rank_zero import rank_zero_info
 from torch import Tensor, nn
 
 from g2l import __version__
+from g2l.data.record import Record, joined, record_of
 from g2l.data.views import Views
 from g2l.encoders.checkpoint import student_state
 from g2l.encoders.encoder import Encoder
@@ -103,6 +104,7 @@ class Distiller(Objective):
         self.half_frozen, self.compiles, self._prepared = half_frozen, compile, False
         self.observe_patches, self.cache_folder = observe_patches, cache
         self._held_out, self._finite, self._watching = HeldOut(), FiniteLoss(), False
+        self.distilled_on: Record | None = None
 
     # --- the step ---------------------------------------------------------------------------------------------
 
@@ -134,6 +136,8 @@ class Distiller(Objective):
             for encoder in {self.student, self.result_encoder}:
                 encoder.spec = encoder.spec.override(mpp=mpp)
         self.prepare_networks()
+        # A run that goes on with other data has seen both.
+        self.distilled_on = joined(self.distilled_on, record_of(getattr(self.trainer, "datamodule", None)))
         if self.cache_folder is not None:
             data = getattr(self.trainer, "datamodule", None)
             self.cache = TeacherCache(Path(self.cache_folder), make_plan(self, data))
@@ -171,6 +175,10 @@ class Distiller(Objective):
             seen += len(batch["index"]) * self.trainer.world_size
             if seen >= self.observe_patches:
                 return
+
+    def on_test_start(self) -> None:
+        """As before a validation."""
+        self.on_validation_start()
 
     def on_validation_start(self) -> None:
         """The frozen networks may still be elsewhere when only validating."""
@@ -240,21 +248,35 @@ class Distiller(Objective):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The loss on held-out patients without augmentation; the embeddings are kept for the epoch's CKA."""
+        self._hold(batch, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """The same on the test part of the split."""
+        self._hold(batch, "test")
+
+    def _hold(self, batch: Batch, part: str) -> None:
         if self._unobserved:
             return  # only in Lightning's sanity check, before the first step
         for name in self.terms:
             self.term(name).watching = True
         values, passes = self.forward_terms(batch)
         if values:
-            named = {"val/loss": self.total(values)} | {f"val/{name}": value for name, value in values.items()}
+            named = {f"{part}/loss": self.total(values)} | {f"{part}/{name}": value for name, value in values.items()}
             for name in values:
-                named |= {f"val/{name}_{what}": value for what, value in self.term(name).seen.items()}
+                named |= {f"{part}/{name}_{what}": value for what, value in self.term(name).seen.items()}
             self.log_dict(named, sync_dist=True, batch_size=len(batch["index"]))
         self._held_out.add(passes)
 
     def on_validation_epoch_end(self) -> None:
         """CKA of the student with every frozen network (`val/cka`: their mean), spread and rank of its embeddings."""
-        found = {f"val/{name}": value for name, value in self._held_out.measure(self, self.frozen).items()}
+        self._measure("val")
+
+    def on_test_epoch_end(self) -> None:
+        """The same of the test part (`test/cka`)."""
+        self._measure("test")
+
+    def _measure(self, part: str) -> None:
+        found = {f"{part}/{name}": value for name, value in self._held_out.measure(self, self.frozen).items()}
         self.log_dict(found, sync_dist=True)
 
     # --- checkpoints ------------------------------------------------------------------------------------------
@@ -284,6 +306,7 @@ class Distiller(Objective):
             "result": self.result,
             "weights": {name: self.term(name).weight for name in self.terms},
             "networks": self.sources(),
+            "distilled_on": self.distilled_on,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -292,6 +315,7 @@ class Distiller(Objective):
         """
         if self._trainer is not None:
             back_to_step(checkpoint, self.trainer.accumulate_grad_batches)
+        self.distilled_on = checkpoint.get("g2l", {}).get("distilled_on")
         for name, weight in checkpoint.get("g2l", {}).get("weights", {}).items():
             if name in self.terms:
                 self.term(name).weight = weight
