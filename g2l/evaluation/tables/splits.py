@@ -1,11 +1,20 @@
 """Parts of a table that share no patient: rules 1 and 2 of a number that can be trusted."""
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from g2l.errors import CohortError
+from g2l.evaluation.tables.groups import carve, deal, groups_of
+from g2l.evaluation.tables.table import SHOWN, Table, Texts
+
 Rows = NDArray[np.int64]
+PARTS = ("train", "val", "test")
+# Key of `Table.origin`: what the publisher says of patients that no column names. With it the parts that the publisher
+# states are taken as they are, and the text becomes a note.
+PATIENTS = "patients"
 
 
 @dataclass(frozen=True)
@@ -16,3 +25,192 @@ class Split:
     val: Rows
     test: Rows
     notes: list[str] = field(default_factory=list)
+
+
+def make_split(
+    table: Table,
+    needs: Sequence[str] = PARTS,
+    share: float = 0.2,
+    seed: int = 0,
+    digests: Mapping[str, str] | None = None,
+) -> Split:
+    """The parts that a task works with: those that the table states, or drawn by patient.
+
+    Without stated parts all rows are test for a task that fits nothing; otherwise whole patients (with all their
+    slides) are drawn, `share` of the rows of every class to test and as many to val. A stated train without val gives
+    `share` of itself to val.
+
+    Args:
+        needs: parts that must hold rows.
+        share: of the rows of every class, for each part that is drawn. seed: of the draw.
+        digests: id -> SHA-256 of the image's file, where known: the same content in two parts is refused.
+    Raises:
+        CohortError: parts share a patient, a slide, a file or its content; rows of no patient; too few patients.
+    """
+    parts = table.splits
+    unknown = sorted(set(parts.tolist()) - {*PARTS, ""})
+    if unknown:
+        raise CohortError(f"table {table.name}: split {', '.join(unknown[:SHOWN])} is none of train, val, test")
+    stated = bool((parts != "").any())
+    notes = _check_patients(table, stated)
+    if stated:
+        _check_stated(table, digests or {})
+        lacking = [part for part in needs if part != "val" and not (parts == part).any()]
+        if lacking:
+            raise CohortError(
+                f"table {table.name}: its split column puts no rows into {' and '.join(lacking)}; name some, or leave "
+                "the column out to have all parts drawn by patient"
+            )
+        spare = int((parts == "").sum())
+        if spare:
+            notes.append(f"{spare} of {len(table)} rows are in no part of the split and were left out")
+    elif tuple(needs) == ("test",):
+        parts = np.full(len(table), "test")
+    else:
+        parts = _draw(table, parts, np.arange(len(table)), ("test", "val"), share, seed)
+        counts = ", ".join(f"{part} {_units(table, parts == part)}" for part in PARTS)
+        notes.append(f"no published split: drawn by patient with seed {seed} ({counts})")
+    if "val" in needs and not (parts == "val").any():
+        parts = _draw(table, parts, np.flatnonzero(parts == "train"), ("val",), share, seed)
+        notes.append(f"validation carved from train with seed {seed}: {_units(table, parts == 'val')}")
+        if _unknown(table).any() and not table.independent:
+            notes.append(
+                "its images may be of patients in train, which makes choices on validation optimistic; test is not "
+                "touched"
+            )
+    train, val, test = (np.flatnonzero(parts == part) for part in PARTS)
+    return Split(train, val, test, notes)
+
+
+def folds(table: Table, k: int, seed: int = 0) -> list[Split]:
+    """Cross-validation by patient: every row is tested once, validated once (in the next fold), trained on else.
+
+    Args:
+        k: folds, three or more. seed: of the draw.
+    Raises:
+        CohortError: fewer patients than folds, or rows of no patient.
+    """
+    notes = _check_patients(table, False)
+    groups = groups_of(table)
+    count = len(np.unique(groups))
+    if k < 3 or count < k:
+        raise CohortError(
+            f"table {table.name}: {k} folds of {count} patients; give 3 or more folds and as many patients"
+        )
+    fold = deal(groups, table.labels, k, seed)
+    made = [f"{k}-fold cross-validation by patient, seed {seed}: {count} patients"]
+    split: list[Split] = []
+    for number in range(k):
+        test, val = fold == number, fold == (number + 1) % k
+        parts = [np.flatnonzero(part) for part in (~(test | val), val, test)]
+        split.append(Split(parts[0], parts[1], parts[2], [*notes, *made]))
+    return split
+
+
+def check_labels(table: Table, split: Split) -> None:
+    """CohortError unless a classifier can be fitted on train and judged on test."""
+    fitted = {"train": split.train, "val": split.val, "test": split.test}
+    rows = np.concatenate(list(fitted.values()))
+    bare = rows[table.labels[rows] == ""]
+    if len(bare):
+        raise CohortError(
+            f"table {table.name}: {len(bare)} of {len(rows)} rows have no label ({shown(table.ids[bare])}); give them "
+            "one, or leave them out of the split"
+        )
+    classes = {part: set(table.labels[found].tolist()) for part, found in fitted.items()}
+    if len(classes["train"]) < 2:
+        only = ", ".join(classes["train"]) or "none"
+        raise CohortError(f"table {table.name}: train has one class only ({only}); a classifier needs two or more")
+    for part in ("val", "test"):
+        strange = sorted(classes[part] - classes["train"])
+        if strange:
+            raise CohortError(
+                f"table {table.name}: {part} has classes that train has not ({shown(strange)}); correct the split or "
+                "the labels"
+            )
+
+
+def shown(names: Iterable[object]) -> str:
+    """The first of some names, for a message."""
+    listed = [str(name) for name in names]
+    return ", ".join(listed[:SHOWN]) + (", ..." if listed[SHOWN:] else "")
+
+
+def _unknown(table: Table) -> NDArray[np.bool_]:
+    return (table.patients == "") & (table.slides == "")
+
+
+def _units(table: Table, rows: NDArray[np.bool_]) -> str:
+    what = "images" if _unknown(table)[rows].all() else "patients" if (table.patients[rows] != "").all() else "slides"
+    count = f"{len(np.unique(table.units[rows]))} {what}"
+    return count if what == "images" else f"{count}, {int(rows.sum())} rows"
+
+
+def _check_patients(table: Table, stated: bool) -> list[str]:
+    """Refuse rows of nobody; what a report must say of rows whose patients are not known."""
+    bare = np.flatnonzero(_unknown(table))
+    said = table.origin.get(PATIENTS, "")
+    if not len(bare):
+        return [] if (table.patients != "").all() else ["patients are not known for all rows: a slide counts as one"]
+    if table.independent:
+        return ["every image counts as a patient of its own, as declared"]
+    if stated and said:
+        return [f"patients are not known for {len(bare)} of {len(table)} rows: {said}; intervals count each as its own"]
+    raise CohortError(
+        f"table {table.name}: {len(bare)} of {len(table)} rows have no patient and no slide ({shown(table.ids[bare])})"
+        ", so a split could put one patient into two parts; add the column, or declare `independent: true` where every "
+        "image is of another patient"
+    )
+
+
+def _check_stated(table: Table, digests: Mapping[str, str]) -> None:
+    """No patient, slide, file or content in two parts."""
+    places = np.char.add(np.char.add(table.paths, "#"), table.rows.astype(np.str_))
+    # a file that holds several images has one digest for all of them
+    alone = np.where(table.rows < 0, table.ids, "")
+    content = np.array([digests.get(name, "") for name in alone.tolist()], np.str_)
+    columns = {"patients": table.patients, "slides": table.slides, "files": places}
+    for what, column in columns.items():
+        torn = _torn(column, table.splits)
+        if torn:
+            raise CohortError(
+                f"table {table.name}: {len(torn)} {what} are in more than one part of the split ({shown(torn)}); put "
+                "each into one part"
+            )
+    torn = _torn(content, table.splits)
+    if torn:
+        twins = [
+            " = ".join(f"{table.ids[row]} ({table.splits[row]})" for row in np.flatnonzero(content == one)[:2])
+            for one in torn[:SHOWN]
+        ]
+        raise CohortError(
+            f"table {table.name}: the same image is in more than one part of the split {len(torn)} times "
+            f"({'; '.join(twins)}); keep one of each"
+        )
+
+
+def _torn(column: Texts, parts: Texts) -> list[str]:
+    """Values of a column that occur in two parts, sorted."""
+    known = (column != "") & (parts != "")
+    pairs = np.unique(np.stack([column[known], parts[known]], axis=1), axis=0)
+    names, counts = np.unique(pairs[:, 0], return_counts=True)
+    return names[counts > 1].tolist()
+
+
+def _draw(table: Table, parts: Texts, rows: Rows, drawn: Sequence[str], share: float, seed: int) -> Texts:
+    """The parts, where whole groups of the given rows became `drawn`, and the rest of them train."""
+    found = np.where(np.isin(np.arange(len(table)), rows), "train", parts).astype("<U5")
+    groups = groups_of(table)
+    count = len(np.unique(groups[rows]))
+    if count < len(drawn) + 1:
+        raise CohortError(
+            f"table {table.name}: {' and '.join((*drawn, 'train'))} need {len(drawn) + 1} patients, but there are "
+            f"{count}; add patients"
+        )
+    if not 0 < share * len(drawn) < 1:
+        raise CohortError(f"table {table.name}: share is {share}; give one between 0 and {1 / len(drawn):g}")
+    for number, part in enumerate(drawn):
+        left = rows[found[rows] == "train"]
+        held = carve(groups[left], table.labels[left], share / (1 - number * share), seed + number)
+        found[left[held]] = part
+    return found

@@ -1,0 +1,188 @@
+"""Copies of images across the parts of a split, found by looking. Letters: n, m images of two parts, D width."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from g2l.errors import CohortError
+from g2l.evaluation.embedding.features import Features
+from g2l.evaluation.tables.hashes import BITS, Prints, print_images
+from g2l.evaluation.tables.splits import Split, shown
+from g2l.evaluation.tables.table import Table
+
+# Two prints are of one picture when so few of 128 bits differ in the best of eight positions, and colours agree so far.
+# Calibrated on LC25000 (2,960 lung images, augmented copies known; 4.3 million pairs of different fields): all pairs it
+# flags are copies, and 91 % of the images that have a copy are flagged (test_leaks.py measures both again).
+DISTANCE, AFFINITY = 28, 0.98
+# Cosine of two embeddings above which they are of one picture. With demo-giga on the same images: all pairs are copies,
+# but it finds 11 % of the images that have one (the prints find 91 %).
+COSINE = 0.995
+TOLERATED = 0.01  # share of the test part's images with a copy elsewhere above which a split is refused
+BLOCK, CAP = 256, 1_000_000
+
+
+@dataclass(frozen=True)
+class Leak:
+    """Images of the test part, or of val, with a copy in a part that was fitted or chosen on.
+
+    Attributes:
+        name: of the table.
+        pairs: ids (of the later part, of the earlier part).
+        affected: images of the test part that have a copy.
+        share: `affected` of all images of the test part.
+        flat: images too plain to judge (glass, fat), which were left out.
+    """
+
+    name: str
+    pairs: list[tuple[str, str]]
+    affected: int
+    share: float
+    flat: int
+
+    @property
+    def text(self) -> str:
+        """For a report."""
+        if not self.pairs:
+            return "no copies of images were found across the parts" + self._unseen
+        found = shown(f"{a} = {b}" for a, b in self.pairs)
+        return (
+            f"{len(self.pairs)} copies of images across the parts; {self.affected} test images "
+            f"({100 * self.share:.1f} %) have one in train or val ({found}){self._unseen}"
+        )
+
+    @property
+    def _unseen(self) -> str:
+        return f"; {self.flat} images are too plain to judge" if self.flat else ""
+
+
+def flag_copies(
+    table: Table,
+    split: Split,
+    cache: Path | None = None,
+    threads: int = 2,
+    report: Callable[[str], None] = lambda text: None,
+) -> Leak:
+    """Look for copies of images (turned, mirrored, cropped or coloured a little otherwise) across the parts.
+
+    Every image is read once; 100,000 images take minutes, and a second run with the same `cache` seconds for reading.
+
+    Args:
+        cache: .npz that remembers the prints (hashes.print_images).
+    Raises:
+        CohortError: an image that cannot be read.
+    """
+    rows = np.concatenate([split.train, split.val, split.test])
+    prints = print_images(table, rows, cache, threads, report)
+    first, second = len(split.train), len(split.train) + len(split.val)
+    at = np.arange(len(rows))
+    pairs: list[tuple[int, int]] = []
+    for later, earlier in ((at[second:], at[:second]), (at[first:second], at[:first])):
+        later, earlier = later[~prints.flat[later]], earlier[~prints.flat[earlier]]
+        pairs += _matches(prints, later, earlier, report)
+    return _leak(table, split, [(int(rows[a]), int(rows[b])) for a, b in pairs], int(prints.flat.sum()))
+
+
+def near_duplicates(table: Table, split: Split, features: Features, cosine: float = COSINE) -> Leak:
+    """The same by embeddings: pairs across the parts whose cosine is at least `cosine`.
+
+    Which cosine means a copy depends on the encoder (augmentation is what a self-supervised encoder was taught to look
+    through, so that others than copies are near as well): a hint, and no reason to refuse a split.
+
+    Raises:
+        CohortError: an embedding that is not finite.
+    """
+    parts = [_unit(table, features.cls(rows), rows) for rows in (split.train, split.val, split.test)]
+    pairs: list[tuple[int, int]] = []
+    for later in (1, 2):
+        rows = (split.train, split.val, split.test)[later]
+        for earlier in range(later):
+            others = (split.train, split.val, split.test)[earlier]
+            for start in range(0, len(rows), BLOCK):
+                near = parts[later][start : start + BLOCK] @ parts[earlier].T >= cosine
+                a, b = np.nonzero(near)
+                pairs += zip(rows[a + start].tolist(), others[b].tolist(), strict=True)
+                _bound(table, pairs)
+    return _leak(table, split, pairs, 0)
+
+
+def require_no_copies(leak: Leak, allow_leak: bool = False) -> list[str]:
+    """What a report must say of copies.
+
+    Args:
+        allow_leak: the user's setting: go on although test is a copy of train.
+    Raises:
+        CohortError: more than one image in a hundred of test has a copy in train or val, and that was not allowed.
+    """
+    if leak.share > TOLERATED and not allow_leak:
+        raise CohortError(
+            f"table {leak.name}: {leak.text}; split by the patient or image they were made from, or set allow_leak: "
+            "true and have every score inflated"
+        )
+    warning = "LEAK, scores are inflated: " if leak.share > TOLERATED else ""
+    return [warning + leak.text]
+
+
+def _matches(
+    prints: Prints, later: NDArray[np.int64], earlier: NDArray[np.int64], report: Callable[[str], None]
+) -> list[tuple[int, int]]:
+    """Pairs of positions that are of one picture.
+
+    The number of bits that differ is (128 - a.b) / 2 with bits as -1 and 1: a product of matrices, whole numbers that
+    float32 holds exactly, and several times faster than counting bits.
+    """
+    pairs: list[tuple[int, int]] = []
+    if not len(later) or not len(earlier):
+        return pairs
+    upright = _signs(prints.bits[earlier, 0])
+    for start in range(0, len(later), BLOCK):
+        block = later[start : start + BLOCK]
+        if start and start % (40 * BLOCK) == 0:
+            report(f"copies across the parts: {start} of {len(later)} images compared")
+        near = np.zeros((len(block), len(earlier)), np.bool_)
+        for symmetry in range(prints.bits.shape[1]):
+            near |= _signs(prints.bits[block, symmetry]) @ upright.T >= BITS - 2 * DISTANCE
+        a, b = np.nonzero(near)
+        colours = prints.colours
+        affinity = np.concatenate(
+            [
+                np.einsum("ij,ij->i", colours[block[i]].astype(np.float32), colours[earlier[j]].astype(np.float32))
+                for i, j in zip(np.array_split(a, len(a) // CAP + 1), np.array_split(b, len(b) // CAP + 1), strict=True)
+            ]
+        )
+        same = affinity >= AFFINITY
+        pairs += zip(block[a[same]].tolist(), earlier[b[same]].tolist(), strict=True)
+        if len(pairs) > CAP:
+            report(f"copies across the parts: more than {CAP}; the search ends here")
+            break
+    return pairs
+
+
+def _signs(packed: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """(n, 16) packed bits -> (n, 128) of -1 and 1."""
+    return np.unpackbits(packed, axis=1).astype(np.float32) * 2 - 1
+
+
+def _leak(table: Table, split: Split, pairs: list[tuple[int, int]], flat: int) -> Leak:
+    names = sorted({(str(table.ids[a]), str(table.ids[b])) for a, b in pairs})
+    tested = set(split.test.tolist())
+    affected = len({a for a, _ in pairs if a in tested})
+    return Leak(table.name, names, affected, affected / max(len(split.test), 1), flat)
+
+
+def _unit(table: Table, rows: NDArray[np.float32], numbers: NDArray[np.int64]) -> NDArray[np.float32]:
+    """(n, D) rows of length 1; a row of zeros stays."""
+    wrong = ~np.isfinite(rows).all(axis=1)
+    if wrong.any():
+        raise CohortError(
+            f"table {table.name}: embeddings of {int(wrong.sum())} images are not finite "
+            f"({shown(table.ids[numbers[wrong]])}); look at the encoder and at these images"
+        )
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+
+
+def _bound(table: Table, pairs: list[tuple[int, int]]) -> None:
+    if len(pairs) > CAP:
+        raise CohortError(f"table {table.name}: more than {CAP} near pairs; raise the cosine above {COSINE}")
