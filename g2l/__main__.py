@@ -11,10 +11,14 @@ from g2l.errors import G2LError
 TRAINER_VERBS = {
     "fit": "distil a student (--config YAML)",
     "validate": "loss and CKA of a checkpoint on held-out patients",
+    "test": "the same on the test part of the split",
+    "predict": "features of a checkpoint's student, HDF5 per slide (--config YAML --ckpt_path FILE)",
     "cache": "teacher embeddings of patches that repeat, for model.cache (--config YAML --out FOLDER)",
 }
 VERBS = {
     "index": ("g2l.slides.index:index", "slides -> cohort: masks, contact sheet, what was rejected and why"),
+    "evaluate": ("g2l.evaluation.evaluate:evaluate", "encoders x tasks -> results (--config TASKS.yaml)"),
+    "report": ("g2l.evaluation.report.make:report", "results -> report.html, metrics.json, metrics.csv (--out FOLDER)"),
     "export": ("g2l.deploy.export:export", "checkpoint -> the student as a folder that timm loads"),
 }
 

@@ -18,6 +18,7 @@ from g2l.data.multicrop import MultiCrop  # noqa: F401  short class names in YAM
 from g2l.data.opening import DEMO, open_data
 from g2l.deploy.callback import Export  # noqa: F401
 from g2l.errors import ConfigError
+from g2l.evaluation.embedding.predict import write_features
 from g2l.evaluation.score import Score  # noqa: F401
 from g2l.training import losses, selfdistil  # noqa: F401
 from g2l.training.cache.writing import DType, write_cache
@@ -70,15 +71,35 @@ class Trainer(lightning.Trainer):
         """
         self.report = write_cache(self, model, datamodule, Path(out), dtype)
 
+    def predict(  # type: ignore[override]  # Lightning's gives back arrays; a user's are written
+        self,
+        model: Distiller,
+        datamodule: SlideDataModule,
+        out: str | None = None,
+        ckpt_path: str | None = None,
+        weights_only: bool | None = None,
+    ) -> None:
+        """Features of the trained student for all slides of data.cohort, on a regular grid over their tissue, one HDF5
+        file for each slide; of patches already cut, for all patches. After an interruption the same command goes on.
+
+        Args:
+            model: of the config.
+            datamodule: of the config; its cohort, mpp, min_tissue, batch_size and threads count.
+            out: folder of the files; default: features in trainer.default_root_dir.
+            ckpt_path: the checkpoint that holds the student, or last.
+            weights_only: not used; nothing else is ever read of a checkpoint.
+        """
+        self.report = write_features(self, datamodule, Path(out) if out else None, str(ckpt_path))
+
 
 class CLI(LightningCLI):
-    """`fit`, `validate` and `cache`."""
+    """`fit`, `validate`, `test`, `predict` and `cache`."""
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """The Trainer's methods that are verbs."""
         skipped = {"model", "train_dataloaders", "val_dataloaders", "dataloaders", "datamodule"}
-        return {"fit": skipped, "validate": skipped, "cache": skipped}
+        return dict.fromkeys(("fit", "validate", "test", "predict", "cache"), skipped)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """One seed serves the initial weights, the stream and the augmentations."""
@@ -87,6 +108,9 @@ class CLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> lightning.Trainer:
         """Lightning names an unknown strategy or precision with a ValueError. Embedding takes one device."""
+        if self.subcommand == "predict":
+            self.save_config_callback = None  # the run's own config stays
+            kwargs |= {"logger": False, "strategy": "auto"}
         if self.subcommand == "cache":
             kwargs |= {"devices": 1, "num_nodes": 1, "strategy": "auto", "logger": False}
         try:
@@ -101,8 +125,8 @@ class CLI(LightningCLI):
         checkpoint = str(config.ckpt_path or "")
         if checkpoint not in ("", "last", "best") and not Path(checkpoint).is_file():
             raise ConfigError(f"--ckpt_path {checkpoint} does not exist; give a .ckpt file, or last")
-        if self.config.subcommand == "validate" and not checkpoint:
-            raise ConfigError("validate needs a checkpoint; give --ckpt_path FILE")
+        if self.config.subcommand in ("validate", "test", "predict") and not checkpoint:
+            raise ConfigError(f"{self.config.subcommand} needs a checkpoint; give --ckpt_path FILE")
         if data.cohort != DEMO:
             open_data(data.cohort, data.manifest).split(data.hold_out, data.held_out_fraction, data.seed or 0)
         if str(trainer.accelerator) in ("gpu", "cuda") and not torch.cuda.is_available():
