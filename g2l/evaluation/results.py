@@ -6,6 +6,7 @@ presence says that the result is whole.
 
 import json
 import math
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -52,9 +53,9 @@ def folder_name(text: str) -> str:
     return "".join(c if c.isalnum() or c in "-_.+" else "_" for c in text).lstrip(".") or "_"
 
 
-def place(out: Path, task: str, encoder: str, method: str) -> Path:
-    """The folder of a result."""
-    return out / folder_name(task) / folder_name(encoder) / folder_name(method)
+def place(out: Path, task: str, encoder: str) -> Path:
+    """The folder that holds a folder for each method."""
+    return out / folder_name(task) / folder_name(encoder)
 
 
 def write_result(result: Result) -> None:
@@ -96,6 +97,23 @@ def write_result(result: Result) -> None:
     partial = folder / f"{OUTCOME}.partial"
     partial.write_text(json.dumps(_plain(content), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     partial.replace(folder / OUTCOME)
+
+
+def finished(folder: Path, identity: str) -> bool:
+    """Whether all methods of a task on an encoder lie in `folder`, made from the very same (`run.identity`)."""
+    try:
+        runs = {file.parent.name: json.loads(file.read_text())["about"]["run"] for file in folder.glob(f"*/{OUTCOME}")}
+        same = all(run["identity"] == identity for run in runs.values())
+        return bool(runs) and same and all({*map(folder_name, run["methods"])} == set(runs) for run in runs.values())
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def clear(folder: Path) -> None:
+    """Remove the results in `folder`, so that none of another run stands beside the next ones."""
+    for file in folder.glob(f"*/{OUTCOME}"):
+        file.unlink()
+        shutil.rmtree(file.parent)
 
 
 def read_result(folder: Path) -> Result:

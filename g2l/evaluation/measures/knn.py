@@ -1,24 +1,44 @@
-"""k-nearest-neighbour voting on frozen embeddings (cosine), the classifier without anything to tune."""
+"""k-nearest-neighbour voting on frozen embeddings (cosine), the classifier without anything to tune.
+
+Letters: N training rows, M test rows, D width, C classes.
+"""
+
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from g2l.errors import G2LError
 from g2l.evaluation.measures.accuracy import Accuracy, accuracy
-from g2l.evaluation.measures.neighbours import as_labels, as_split, nearest, unit_rows
+from g2l.evaluation.measures.neighbours import Directions, Report, as_labels, as_split, nearest
 
 
-def knn_predict(train_x: ArrayLike, train_y: ArrayLike, test_x: ArrayLike, k: int = 20) -> NDArray:
-    """Class of each test row by majority vote of its k nearest training rows in cosine similarity.
+class Votes(NamedTuple):
+    """What the neighbours say.
+
+    Attributes:
+        classes: (C,) sorted.
+        predicted: (M,) labels.
+        shares: (M, C) of the votes; rows sum to 1.
+    """
+
+    classes: NDArray
+    predicted: NDArray
+    shares: NDArray[np.float64]
+
+
+def knn_votes(
+    train_x: ArrayLike, train_y: ArrayLike, test_x: ArrayLike, k: int = 20, report: Report | None = None
+) -> Votes:
+    """Votes of the k nearest training rows of each test row in cosine similarity.
 
     A vote that ends in a tie goes to the tied class whose voters are nearer in sum (largest summed similarity), then to
-    the first in sorted order: the answer never depends on the order of the training rows.
+    the first in sorted order: the answer never depends on the order of the training rows, but for rows that are equally
+    near at the k-th place, of which the earlier is taken.
 
     Args:
         train_x: (N, D). train_y: (N,) labels of any type that sorts. test_x: (M, D).
         k: voters; all N rows vote when there are fewer.
-    Returns:
-        (M,) labels of train_y's type.
     Raises:
         G2LError: k below 1, shapes that do not fit, values that are not finite.
     """
@@ -27,14 +47,23 @@ def knn_predict(train_x: ArrayLike, train_y: ArrayLike, test_x: ArrayLike, k: in
     if k < 1:
         raise G2LError(f"k is {k}; a vote needs at least one neighbour")
     names, codes = np.unique(labels, return_inverse=True)
-    member = np.eye(len(names))[codes]
-    winner = np.empty(len(test), dtype=np.intp)
-    for block, similarity, mask in nearest(unit_rows(test), unit_rows(train), min(k, len(train))):
-        votes = mask @ member
-        closeness = np.round((similarity * mask) @ member, 9)
+    k = min(k, len(train))
+    shares, winner = np.empty((len(test), len(names))), np.empty(len(test), np.intp)
+    for block in nearest(Directions.of(test), Directions.of(train), k, report=report):
+        voter = codes[block.neighbours]
+        rows = np.arange(len(voter)).repeat(k)
+        votes, closeness = np.zeros((2, len(voter), len(names)))
+        np.add.at(votes, (rows, voter.ravel()), 1)
+        np.add.at(closeness, (rows, voter.ravel()), block.similarity.ravel())
         tied = votes == votes.max(axis=1, keepdims=True)
-        winner[block] = np.where(tied, closeness, -np.inf).argmax(axis=1)
-    return names[winner]
+        winner[block.queries] = np.where(tied, np.round(closeness, 9), -np.inf).argmax(axis=1)
+        shares[block.queries] = votes / k
+    return Votes(names, names[winner], shares)
+
+
+def knn_predict(train_x: ArrayLike, train_y: ArrayLike, test_x: ArrayLike, k: int = 20) -> NDArray:
+    """Class (M,) of each test row: `knn_votes`, the winners alone."""
+    return knn_votes(train_x, train_y, test_x, k).predicted
 
 
 def knn_accuracy(train_x: ArrayLike, train_y: ArrayLike, test_x: ArrayLike, test_y: ArrayLike, k: int = 20) -> Accuracy:

@@ -1,5 +1,9 @@
-"""Linear probe: how much of the classes a logistic regression reads from frozen embeddings."""
+"""Linear probe: how much of the classes a logistic regression reads from frozen embeddings.
 
+Letters: N training rows, V rows to choose C on, M test rows, D width, C classes (and C alone the strength).
+"""
+
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -7,13 +11,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from g2l.errors import CohortError
 from g2l.evaluation.measures.accuracy import accuracy
-from g2l.evaluation.measures.neighbours import Floats, as_labels, as_split
+from g2l.evaluation.measures.neighbours import Floats, Report, as_labels, as_split, spans
 
 # on standardised features: from "hardly more than the class means" to "hardly any penalty"
 STRENGTHS = tuple(float(c) for c in np.logspace(-5, 1, 7))
 
-# values in the table of training rows
-_WORTH_THREADS = 4_000_000
+# Values in the table of training rows. A larger one stays float32, half the memory and twice as fast; a smaller one is
+# fitted in float64, where results do not depend on the machine.
+_LARGE = 4_000_000
 
 
 class Probe(NamedTuple):
@@ -22,6 +27,84 @@ class Probe(NamedTuple):
     accuracy: float
     balanced: float
     c: float
+
+
+class Fitted(NamedTuple):
+    """A linear probe's probabilities (M, C) of the sorted classes (C,), and the strength they were fitted with."""
+
+    classes: NDArray
+    probabilities: NDArray[np.float64]
+    c: float
+
+    @property
+    def predicted(self) -> NDArray:
+        """(M,) the likeliest class; the first in sorted order among equals."""
+        return self.classes[self.probabilities.argmax(axis=1)]
+
+
+class Standard(NamedTuple):
+    """Mean and deviation (D,) of training rows, taken off any rows."""
+
+    mean: NDArray[np.float64]
+    scale: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, rows: Floats) -> "Standard":
+        """A constant feature says nothing in training and must not explode elsewhere: it becomes 0 everywhere."""
+        blocks = list(spans(*rows.shape))
+        mean = np.sum([rows[block].sum(axis=0, dtype=np.float64) for block in blocks], axis=0) / len(rows)
+        squares = sum(((rows[block] - mean) ** 2).sum(axis=0) for block in blocks)
+        size = np.max([np.abs(rows[block]).max(axis=0) for block in blocks], axis=0)
+        deviation = np.sqrt(squares / len(rows))
+        return cls(mean, np.where(deviation > 1e-12 * size, deviation, np.inf))
+
+    def __call__(self, rows: Floats, kind: type[np.floating]) -> Floats:
+        """The rows standardised, a new table of the asked type."""
+        result = np.empty(rows.shape, kind)
+        for block in spans(*rows.shape):
+            result[block] = (rows[block] - self.mean) / self.scale
+        return result
+
+
+def fit_path(
+    train: Floats, labels: NDArray, others: Floats, strengths: Sequence[float], report: Report | None = None
+) -> Iterator[Fitted]:
+    """L2-regularised logistic regression on features standardised by `train`, for each C in the order given.
+
+    Each fit starts where the one before ended, so that ascending C cost least.
+
+    Args:
+        train: (N, D). labels: (N,), at least two classes. others: (M, D) to be judged.
+        strengths: C in sklearn's convention (inverse of the penalty, against the summed loss).
+    """
+    from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
+
+    standard = Standard.of(train)
+    kind = np.float32 if train.size >= _LARGE else np.float64
+    fit, judged = standard(train, kind), standard(others, kind)
+    model = LogisticRegression(warm_start=True, max_iter=5000)
+    # L-BFGS makes thousands of small products: threads win nothing on them, and on busy cores cost up to 70 times
+    with threadpool_limits(limits=1 if train.size < _LARGE else None):
+        for number, c in enumerate(strengths, 1):
+            if report is not None:
+                report(f"linear probe: C {number} of {len(strengths)}")
+            model.set_params(C=c).fit(fit, labels)
+            yield Fitted(model.classes_, model.predict_proba(judged).astype(np.float64), float(c))
+
+
+def choose_strength(
+    train: Floats,
+    labels: NDArray,
+    val: Floats,
+    truth: NDArray,
+    strengths: Sequence[float] = STRENGTHS,
+    report: Report | None = None,
+) -> tuple[float, dict[float, float]]:
+    """The smallest C with the best balanced accuracy on the rows of `val` (V, D), and that of every C."""
+    path = fit_path(train, labels, val, sorted(strengths), report)
+    scores = {fitted.c: accuracy(truth, fitted.predicted).balanced for fitted in path}
+    return max(scores, key=lambda c: (round(scores[c], 9), -c)), scores
 
 
 def linear_probe(
@@ -33,14 +116,14 @@ def linear_probe(
     strengths: tuple[float, ...] = STRENGTHS,
     folds: int = 3,
 ) -> Probe:
-    """L2-regularised logistic regression on standardised features; C is chosen without a look at the test rows.
+    """A linear probe where there is no validation part: C is chosen by folds of the training rows.
 
     C is the smallest of `strengths` with the best mean balanced accuracy over `folds` splits of the training rows by
     group (patient), each standardised by its own training part. The model is then fitted to all training rows.
 
     Args:
         train_x: (N, D). train_y: (N,) labels. train_groups: (N,) patients. test_x: (M, D). test_y: (M,) labels.
-        strengths: candidates for C, sklearn's convention (inverse of the penalty, against the summed loss).
+        strengths: candidates for C, sklearn's convention.
         folds: splits by group; as many as there are groups when those are fewer.
     Raises:
         CohortError: fewer than two groups or two classes to train on, or no split by group that leaves two classes.
@@ -66,30 +149,12 @@ def linear_probe(
     for fit, held_out in splitter.split(train, labels, groups):
         if len(np.unique(labels[fit])) < 2:
             continue
-        predictions = _predict(train[fit], labels[fit], train[held_out], ordered)
-        scores.append([accuracy(labels[held_out], predicted).balanced for predicted in predictions])
+        _, found = choose_strength(train[fit], labels[fit], train[held_out], labels[held_out], ordered)
+        scores.append([found[c] for c in ordered])
     if not scores:
         raise CohortError(
             "linear probe: without one patient's rows only one class is left; use patients of mixed classes"
         )
     c = ordered[int(np.mean(scores, axis=0).round(9).argmax())]
-    (predicted,) = _predict(train, labels, test, (c,))
-    return Probe(*accuracy(truth, predicted), c)
-
-
-def _predict(train: Floats, labels: NDArray, test: Floats, strengths: tuple[float, ...]) -> list[NDArray]:
-    """Predicted classes of the test rows for each C, ascending; each fit starts where the one before ended."""
-    from sklearn.linear_model import LogisticRegression
-    from threadpoolctl import threadpool_limits
-
-    mean, deviation = train.mean(axis=0), train.std(axis=0)
-    # a constant feature says nothing in training and must not explode in the test rows
-    scale = np.where(deviation > 1e-12 * np.abs(train).max(axis=0), deviation, np.inf)
-    model = LogisticRegression(warm_start=True, max_iter=5000)
-    train, test = (train - mean) / scale, (test - mean) / scale
-    predictions = []
-    # L-BFGS makes thousands of small products: threads win nothing on them, and on busy cores cost up to 70 times
-    with threadpool_limits(limits=1 if train.size < _WORTH_THREADS else None):
-        for c in strengths:
-            predictions.append(model.set_params(C=c).fit(train, labels).predict(test))
-    return predictions
+    (fitted,) = fit_path(train, labels, test, (c,))
+    return Probe(*accuracy(truth, fitted.predicted), c)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from g2l.errors import G2LError
-from g2l.evaluation import neighbours
-from g2l.evaluation.measures.knn import knn_accuracy, knn_predict
+from g2l.evaluation.measures import neighbours
+from g2l.evaluation.measures.knn import knn_accuracy, knn_predict, knn_votes
 
 
 def blobs(seed: int, n: int = 300, classes: int = 3, width: int = 8):
@@ -60,9 +60,19 @@ def test_blocks_give_what_one_piece_gives(monkeypatch):
 
 
 def test_duplicates_do_not_add_neighbours():
-    unit = neighbours.unit_rows(np.ones((9, 3)))
-    for _, _, mask in neighbours.nearest(unit, unit, 4):
-        np.testing.assert_array_equal(mask, np.tile([True] * 4 + [False] * 5, (9, 1)))
+    same = neighbours.Directions.of(np.ones((9, 3)))
+    for block in neighbours.nearest(same, same, 4):
+        np.testing.assert_array_equal(block.neighbours, np.tile(np.arange(4), (9, 1)))
+
+
+def test_shares_are_the_votes_written_out():
+    x, y = blobs(4)
+    votes = knn_votes(x[:200], y[:200], x[200:], k=7)
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    order = np.argsort(-unit[200:] @ unit[:200].T, axis=1)[:, :7]
+    for row, shares in enumerate(votes.shares):
+        assert shares.tolist() == [np.mean(y[order[row]] == name) for name in votes.classes]
+    np.testing.assert_array_equal(votes.predicted, knn_predict(x[:200], y[:200], x[200:], k=7))
 
 
 def test_all_rows_vote_when_there_are_fewer_than_k():

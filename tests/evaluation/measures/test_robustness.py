@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from g2l.errors import G2LError
-from g2l.evaluation.measures.robustness import Robustness, robustness
+from g2l.evaluation.measures.robustness import KINDS, Robustness, measure_robustness, neighbour_kinds, robustness
 
 # angle in degrees, biology, centre, slide; the radii must not matter
 CIRCLE = """0 A x A-x-1; 7 A x A-x-1; 16 A x A-x-2; 27 B x B-x-1; 40 A y A-y-1; 51 A y A-y-2; 65 B x B-x-2;
@@ -146,3 +146,15 @@ def test_a_slide_in_two_centres_is_refused():
 def test_embeddings_that_are_not_finite_are_refused():
     with pytest.raises(G2LError, match="1 of 4 rows"):
         robustness(np.diag([1, 1, 1, np.nan]), list("aabb"), list("xyxy"), list("1234"), k=1)
+
+
+def test_columns_by_query_measure_what_the_whole_measures():
+    data = random_cohort(8)
+    counts = neighbour_kinds(*data, k=9)
+    assert (counts.sum(axis=1) == 9).all()
+    whole = robustness(*data, k=9)
+    found = measure_robustness({kind: counts[:, number] for number, kind in enumerate(KINDS)})
+    assert found == {"robustness index": whole.index, "support": whole.support, "ratio": whole.ratio}
+    drawn = np.random.default_rng(0).integers(0, 240, 240)
+    again = measure_robustness({kind: counts[drawn, number] for number, kind in enumerate(KINDS)})
+    assert again["robustness index"] == counts[drawn, 1].sum() / counts[drawn, 1:3].sum()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from g2l.errors import G2LError
-from g2l.evaluation.measures.similarity import linear_cka, neighbour_overlap
+from g2l.evaluation.measures.similarity import linear_cka, measure_similarity, neighbour_overlap, overlaps, unbiased_cka
 
 
 def pair(seed: int, n: int, p: int, q: int):
@@ -83,3 +83,43 @@ def test_bad_input_is_refused():
         linear_cka(np.eye(3), np.eye(4))
     with pytest.raises(G2LError, match="from 1 to 3"):
         neighbour_overlap(np.eye(4), np.eye(4), k=4)
+
+
+def song(x, y):
+    """Song et al. 2012, eq. 5: the Grams without their diagonals, and sums written out."""
+    n = len(x)
+    k, m = x @ x.T, y @ y.T
+    np.fill_diagonal(k, 0)
+    np.fill_diagonal(m, 0)
+    one = np.ones(n)
+    ends = (one @ k @ one) * (one @ m @ one) / ((n - 1) * (n - 2))
+    return (np.trace(k @ m) + ends - 2 / (n - 2) * (one @ k @ m @ one)) / (n * (n - 3))
+
+
+@pytest.mark.parametrize(("n", "p", "q"), [(40, 7, 5), (10, 30, 20), (4, 3, 3)])
+def test_unbiased_cka_is_the_ratio_of_song_s_estimates(n, p, q):
+    x, y = pair(7, n, p, q)
+    expected = song(x, y) / math.sqrt(song(x, x) * song(y, y))
+    assert unbiased_cka(x + 3, y - 5) == pytest.approx(expected, abs=1e-9)
+    assert unbiased_cka(x, x) == pytest.approx(1, abs=1e-12)
+    assert unbiased_cka(x, 3 * y) == pytest.approx(unbiased_cka(y, x), abs=1e-12)
+
+
+def test_the_unbiased_estimate_is_near_nothing_where_the_biased_one_is_large():
+    rng = np.random.default_rng(8)
+    pairs = [(rng.normal(size=(40, 60)), rng.normal(size=(40, 60))) for _ in range(50)]
+    assert np.mean([linear_cka(x, y) for x, y in pairs]) > 0.5
+    assert np.mean([unbiased_cka(x, y) for x, y in pairs]) == pytest.approx(0, abs=0.02)
+
+
+def test_the_unbiased_estimate_is_undefined_for_three_rows_or_constant_features():
+    x = np.random.default_rng(9).normal(size=(30, 6))
+    assert math.isnan(unbiased_cka(x[:3], x[:3]))
+    assert math.isnan(unbiased_cka(x, np.full((30, 6), 0.1)))
+
+
+def test_overlap_has_a_value_for_every_image_and_their_mean_is_measured():
+    x, y = pair(10, 60, 10, 10)
+    shares = overlaps(x, y, k=5)
+    assert shares.shape == (60,)
+    assert measure_similarity({"overlap": shares}) == {"neighbour overlap": neighbour_overlap(x, y, k=5)}
