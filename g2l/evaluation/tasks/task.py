@@ -40,7 +40,7 @@ class Outcome:
             needs besides. It becomes a Parquet table, so one plain column per value: `truth`, `predicted`, and
             `p_<class>` for probabilities.
         measure: predictions -> metrics by name, nan where undefined; a function of a module, and pure, so that drawn
-            rows can be measured again. Every metric but those in `lower` is better when larger.
+            rows can be measured again. Every metric is better when larger.
         primary: the metric that stands for the task in ranks and overviews; None: it takes no part in ranks.
         chosen: what was chosen on val, and on what (plain JSON).
         notes: what a reader must know ("validation carved from train: 12 patients").

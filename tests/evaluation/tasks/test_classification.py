@@ -1,0 +1,185 @@
+"""Patch classification: what it finds, what it must not look at, and what it refuses."""
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+from evaluation.made import MadeFeatures, context
+from evaluation.tasks.blind import assert_blind_to_test_labels
+
+from g2l.errors import CohortError, ConfigError, G2LError
+from g2l.evaluation.measures.knn import knn_predict
+from g2l.evaluation.tables.table import Source, Table
+from g2l.evaluation.tasks.classification import PatchClassification
+
+HEADS: list[Literal["linear", "knn", "sgd"]] = ["linear", "knn", "sgd"]
+NAMES = np.array(["fat", "gland", "stroma"])
+
+
+def made(seed: int = 0, n: int = 360, gap: float = 1.2, width: int = 6):
+    """A table of 24 patients in three parts, and embeddings in which the classes lie `gap` apart."""
+    rng = np.random.default_rng(seed)
+    patient = np.arange(n) % 24
+    y = rng.integers(0, 3, n)
+    x = (rng.normal(size=(n, width)) + gap * rng.normal(size=(3, width))[y]).astype(np.float32)
+    table = Table.build(
+        "made", [Path(f"/data/{row}.png") for row in range(n)], Path("/data"), labels=NAMES[y],
+        patients=np.char.mod("p%d", patient), splits=np.select([patient < 12, patient < 16], ["train", "val"], "test"),
+    )  # fmt: skip
+    return table, x
+
+
+def changed(table: Table, **columns) -> Table:
+    from dataclasses import replace
+
+    return replace(table, **columns)
+
+
+def test_every_head_finds_the_classes_and_gives_what_the_report_needs():
+    table, x = made(gap=2.0)
+    said: list[str] = []
+    task = PatchClassification(Source(), HEADS)
+    task.check(table)
+    outcomes = task.run(context(table, MadeFeatures(x), report=said.append))
+    assert list(outcomes) == HEADS
+    test = table.splits == "test"
+    for head, outcome in outcomes.items():
+        columns = outcome.predictions
+        assert columns["id"].tolist() == table.ids[test].tolist()
+        assert columns["patient"].tolist() == table.patients[test].tolist()
+        assert columns["truth"].tolist() == table.labels[test].tolist()
+        shares = np.stack([columns[f"p_{name}"] for name in NAMES], axis=1)
+        np.testing.assert_allclose(shares.sum(axis=1), 1)
+        metrics = outcome.measure(columns)
+        # 100 steps of 5e-4, all that GPFM's head takes on so few images, do not carry it far
+        assert metrics["balanced accuracy"] > (0.6 if head == "sgd" else 0.9)
+        assert metrics["AUC"] > (0.8 if head == "sgd" else 0.95)
+        assert outcome.primary in metrics
+        assert outcome.unit == "patch"
+    assert outcomes["linear"].chosen["C"] in outcomes["linear"].chosen["val"]
+    assert any("C 3 of 7" in text for text in said)
+    assert any("epoch" in text for text in said) and any("kNN" in text for text in said)
+
+
+def test_the_strength_is_chosen_on_val_and_the_fit_repeated_on_train_and_val():
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import balanced_accuracy_score
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    table, x = made(1)
+    train, val, test = (table.splits == part for part in ("train", "val", "test"))
+    scores = {}
+    for c in np.logspace(-5, 1, 7):
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=5000)).fit(
+            x[train], table.labels[train]
+        )
+        scores[float(c)] = balanced_accuracy_score(table.labels[val], model.predict(x[val]))
+    for refit, rows in ((True, train | val), (False, train)):
+        outcome = PatchClassification(Source(), ["linear"], refit=refit).run(context(table, MadeFeatures(x)))["linear"]
+        assert outcome.chosen["val"] == pytest.approx(scores, abs=0.03)
+        c = outcome.chosen["C"]
+        assert c == max(outcome.chosen["val"], key=lambda one: (outcome.chosen["val"][one], -one))
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=5000)).fit(x[rows], table.labels[rows])
+        np.testing.assert_allclose(outcome.predictions["p_fat"], model.predict_proba(x[test])[:, 0], atol=2e-3)
+
+
+def test_the_vote_is_that_of_train_and_val():
+    table, x = made(2)
+    outcome = PatchClassification(Source(), ["knn"], k=7).run(context(table, MadeFeatures(x)))["knn"]
+    test = table.splits == "test"
+    expected = knn_predict(x[~test], table.labels[~test], x[test], k=7)
+    assert set(outcome.predictions["predicted"] == expected) == {True}
+
+
+def test_what_is_fitted_and_predicted_does_not_depend_on_labels_of_the_test_part():
+    table, x = made(3)
+    assert_blind_to_test_labels(PatchClassification(Source(), HEADS), context(table, MadeFeatures(x)))
+
+
+def test_random_labels_score_chance():
+    """Twenty data sets without signal: the mean AUC and accuracy lie at chance within three standard errors."""
+    aucs, accuracies = [], []
+    for seed in range(20):
+        table, x = made(100 + seed, gap=0.0)
+        for outcome in PatchClassification(Source()).run(context(table, MadeFeatures(x))).values():
+            metrics = outcome.measure(outcome.predictions)
+            aucs.append(metrics["AUC"])
+            accuracies.append(metrics["balanced accuracy"])
+    for values, chance in ((aucs, 1 / 2), (accuracies, 1 / 3)):
+        error = np.std(values) / np.sqrt(20)  # the two heads of a data set are not independent
+        assert abs(np.mean(values) - chance) < 3 * error
+        assert error < 0.02
+
+
+def test_a_class_that_test_lacks_is_noted():
+    table, x = made(4)
+    keep = (table.splits != "test") | (table.labels != "fat")
+    labels = np.where(keep, table.labels, "gland")
+    outcome = PatchClassification(Source(), ["knn"]).run(context(changed(table, labels=labels), MadeFeatures(x)))["knn"]
+    assert any("test holds no fat" in note for note in outcome.notes)
+    assert np.isfinite(list(outcome.measure(outcome.predictions).values())).all()
+
+
+def test_two_classes_work():
+    table, x = made(5)
+    labels = np.where(table.labels == "fat", "fat", "other")
+    for outcome in (
+        PatchClassification(Source(), HEADS).run(context(changed(table, labels=labels), MadeFeatures(x))).values()
+    ):
+        assert outcome.measure(outcome.predictions)["AUC"] > 0.8
+
+
+def test_embeddings_that_are_not_finite_are_named():
+    table, x = made(6)
+    x[[40, 41], 2] = np.nan
+    with pytest.raises(
+        G2LError, match=r"made on made: 2 of 120 embeddings hold nan or inf \(40.png, 41.png\)"
+    ) as raised:
+        PatchClassification(Source()).run(context(table, MadeFeatures(x)))
+    assert "\n" not in str(raised.value)
+
+
+def test_large_finite_embeddings_are_no_error():
+    table, x = made(7)
+    x[0] = 3e38
+    PatchClassification(Source(), ["knn"]).run(context(table, MadeFeatures(x)))
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (lambda old: np.full(len(old), ""), "360 of 360 rows have no label"),
+        (lambda old: np.where(np.arange(len(old)) == 7, "", old), r"1 of 360 rows have no label \(7.png\)"),
+        (lambda old: np.full(len(old), "fat"), "every row has the label 'fat'"),
+    ],
+)
+def test_labels_that_cannot_serve_are_refused_before_anything_is_embedded(labels, message):
+    table, _ = made(8)
+    with pytest.raises(CohortError, match=message) as raised:
+        PatchClassification(Source()).check(changed(table, labels=labels(table.labels).astype(np.str_)))
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("part", "labels", "message"),
+    [("train", "fat", "train holds the class fat alone"), ("test", "bone", "test holds bone, which train does not")],
+)
+def test_parts_that_cannot_serve_are_refused(part, labels, message):
+    table, x = made(9)
+    moved = np.where(table.splits == part, labels, table.labels)
+    with pytest.raises(CohortError, match=message):
+        PatchClassification(Source()).run(context(changed(table, labels=moved), MadeFeatures(x)))
+
+
+def test_more_neighbours_than_rows_are_refused():
+    table, x = made(10)
+    with pytest.raises(CohortError, match="k is 500 but there are 240 images to vote"):
+        PatchClassification(Source(), ["knn"], k=500).run(context(table, MadeFeatures(x)))
+
+
+@pytest.mark.parametrize("settings", [{"heads": []}, {"heads": ["svm"]}, {"k": 0}])
+def test_settings_that_cannot_work_are_refused(settings):
+    with pytest.raises(ConfigError):
+        PatchClassification(Source(), **settings)

@@ -1,0 +1,185 @@
+"""Robustness of the test part: columns, notes on what undoes it, and the performance drop."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from evaluation.made import MadeFeatures, context
+from evaluation.tasks.blind import assert_blind_to_test_labels
+
+from g2l.errors import CohortError, ConfigError, G2LError
+from g2l.evaluation.measures.robustness import robustness
+from g2l.evaluation.tables.table import Source, Table
+from g2l.evaluation.tasks.robustness import PerformanceDrop, Robustness, origins
+
+
+def made(seed: int = 0, n: int = 240, biology_gap: float = 1.0, centre_gap: float = 1.0, part: str = "test"):
+    """Two classes in two centres, as many of each, 6 slides a centre; every patient has one slide."""
+    rng = np.random.default_rng(seed)
+    number = np.arange(n)
+    biology, centre, slide = number % 2, number // 2 % 2, number // 4 % 6
+    x = rng.normal(size=(n, 6))
+    x[:, 0] += biology_gap * (2 * biology - 1)
+    x[:, 1] += centre_gap * (2 * centre - 1)
+    names = np.char.add(np.char.mod("s%d-", slide), np.char.mod("%d", centre))
+    table = Table.build(
+        "made", [Path(f"/data/{row}.png") for row in range(n)], Path("/data"), labels=np.char.mod("class %d", biology),
+        centres=np.char.mod("centre %d", centre), slides=names, patients=np.char.add("p", names),
+        splits=np.full(n, part),
+    )  # fmt: skip
+    return table, x.astype(np.float32)
+
+
+def test_index_support_and_ratio_are_those_of_the_measure():
+    table, x = made()
+    said: list[str] = []
+    task = Robustness(Source(), k=11, clustering=False)
+    task.check(table)
+    outcome = task.run(context(table, MadeFeatures(x), report=said.append))["neighbours"]
+    expected = robustness(x, table.labels, table.centres, table.slides, 11)
+    found = outcome.measure(outcome.predictions)
+    assert found == {"robustness index": expected.index, "support": expected.support, "ratio": expected.ratio}
+    assert outcome.primary == "robustness index"
+    assert outcome.chosen["k"] == 11
+    assert outcome.facts["cross table"]["counts"] == [[60, 60], [60, 60]]
+    assert outcome.facts["Cramer's V"] == 0
+    assert outcome.facts["published"]["Virchow2"]["TCGA"] == 0.822
+    assert outcome.notes == []
+    assert said[-1] == "robustness: 240 of 240 rows compared with 240"
+
+
+def test_embeddings_of_tissue_score_above_those_of_hospitals():
+    scores = []
+    for gaps in ((2.0, 0.0), (0.0, 2.0)):
+        table, x = made(1, biology_gap=gaps[0], centre_gap=gaps[1])
+        outcomes = Robustness(Source(), repeats=3).run(context(table, MadeFeatures(x)))
+        scores.append({name: outcome.measure(outcome.predictions) for name, outcome in outcomes.items()})
+    assert scores[0]["neighbours"]["robustness index"] > 0.85 > 0.15 > scores[1]["neighbours"]["robustness index"]
+    assert scores[0]["clusters"]["clustering score"] > 0.3 > -0.3 > scores[1]["clusters"]["clustering score"]
+
+
+def test_a_cohort_whose_centres_send_different_tissues_is_noted():
+    table, x = made(2)
+    labels = np.where((table.centres == "centre 0") & (np.arange(240) % 8 > 1), "class 0", table.labels)
+    for outcome in Robustness(Source()).run(context(replace(table, labels=labels), MadeFeatures(x))).values():
+        assert any("biology and centre go together" in note for note in outcome.notes)
+        assert outcome.facts["Cramer's V"] > 0.1
+
+
+def test_an_undefined_index_is_nan_and_noted():
+    table, x = made(3, biology_gap=1000.0, centre_gap=0.0)
+    labels = np.where(table.centres == "centre 0", "class 0", "class 1")
+    order = labels == "class 1"
+    x[:, 0] = np.where(order, 1000, -1000)
+    outcome = Robustness(Source(), k=3, clustering=False).run(context(replace(table, labels=labels), MadeFeatures(x)))[
+        "neighbours"
+    ]
+    metrics = outcome.measure(outcome.predictions)
+    assert math.isnan(metrics["robustness index"]) and metrics["support"] == 0
+    assert any("undefined" in note for note in outcome.notes)
+
+
+def test_fewer_neighbours_than_asked_for_are_noted():
+    table, x = made(4)
+    outcome = Robustness(Source(), k=1000, clustering=False).run(context(table, MadeFeatures(x)))["neighbours"]
+    assert outcome.chosen["k"] == 240 - 20
+    assert any("only 220 of the 1000" in note for note in outcome.notes)
+
+
+def test_a_part_of_many_images_is_clustered_and_noted():
+    table, x = made(5)
+    outcome = Robustness(Source(), repeats=2, most=50).run(context(table, MadeFeatures(x)))["clusters"]
+    assert len(outcome.predictions["id"]) == 50
+    assert any("clusters of 50 of 240 images" in note for note in outcome.notes)
+
+
+def test_slides_of_the_same_name_in_two_centres_are_two_and_patients_stand_in_for_slides():
+    table, _ = made(6)
+    same = replace(table, slides=np.char.mod("s%d", np.arange(240) // 4 % 6))
+    assert len(set(origins(same))) == 12
+    without = replace(table, slides=np.full(240, ""))
+    assert len(set(origins(without))) == 12
+    neither = replace(without, patients=np.full(240, ""))
+    with pytest.raises(CohortError, match="240 rows have neither slide nor patient"):
+        origins(neither)
+    assert len(set(origins(replace(neither, independent=True)))) == 240
+
+
+def test_clusters_are_made_without_labels():
+    table, x = made(7)
+    judged = ("biology", "ss", "so", "os", "oo")
+    assert_blind_to_test_labels(Robustness(Source(), repeats=2), context(table, MadeFeatures(x)), judged=judged)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("labels", "", "have no label"),
+        ("labels", "a", "every row has the label 'a'"),
+        ("centres", "", "have no centre"),
+        ("centres", "x", "every row has the centre 'x'"),
+    ],
+)
+def test_tables_that_cannot_serve_are_refused(column, value, message):
+    table, _ = made(8)
+    for task in (Robustness(Source()), PerformanceDrop(Source())):
+        with pytest.raises(CohortError, match=message) as raised:
+            task.check(replace(table, **{column: np.full(240, value)}))
+        assert "\n" not in str(raised.value)
+
+
+def test_other_bad_input_is_refused():
+    table, x = made(9)
+    x[3] = np.nan
+    with pytest.raises(G2LError, match=r"1 of 240 embeddings hold nan or inf \(3.png\)"):
+        Robustness(Source()).run(context(table, MadeFeatures(x)))
+    with pytest.raises(ConfigError, match="k is 0"):
+        Robustness(Source(), k=0)
+    with pytest.raises(ConfigError, match="levels are 0"):
+        PerformanceDrop(Source(), levels=0)
+
+
+def three_parts(seed: int, centre_gap: float):
+    made_parts = [made(seed + i, 480, 1.0, centre_gap, part) for i, part in enumerate(("train", "val", "test"))]
+    tables, rows = zip(*made_parts, strict=True)
+    columns = {
+        name: np.concatenate([getattr(table, name) for table in tables])
+        for name in ("labels", "centres", "slides", "splits")
+    }
+    paths = [Path(f"/data/{row}.png") for row in range(1440)]
+    table = replace(Table.build("made", paths, Path("/data")), **columns)
+    return replace(table, patients=np.char.add(table.splits, table.slides)), np.concatenate(rows)
+
+
+def test_the_drop_is_large_where_the_embedding_shows_the_centre():
+    found = []
+    for gap in (0.0, 4.0):
+        table, x = three_parts(10, gap)
+        outcome = PerformanceDrop(Source(), levels=2, repeats=2).run(context(table, MadeFeatures(x)))["drop"]
+        metrics = outcome.measure(outcome.predictions)
+        found.append(metrics["APD"])
+        assert metrics["balanced accuracy"] > 0.7
+        assert set(outcome.chosen["C"]) == {"0_0", "0_1", "0_2", "1_0", "1_1", "1_2"}
+    assert found[0] == pytest.approx(0, abs=0.05)
+    assert found[1] < -0.1
+
+
+def test_the_drop_is_fitted_without_labels_of_the_test_part():
+    table, x = three_parts(20, 1.0)
+    assert_blind_to_test_labels(PerformanceDrop(Source(), levels=1, repeats=1), context(table, MadeFeatures(x)))
+
+
+def test_random_embeddings_have_an_index_at_chance():
+    """Balanced classes and centres and no signal: SO and OS are as common."""
+    found = []
+    for seed in range(20):
+        table, _ = made(seed)
+        x = np.random.default_rng(200 + seed).normal(size=(240, 6)).astype(np.float32)
+        outcome = Robustness(Source(), clustering=False).run(context(table, MadeFeatures(x)))["neighbours"]
+        found.append(outcome.measure(outcome.predictions)["robustness index"])
+    # the query's own slide is left out, which holds both classes and one centre: SO is a little commoner than OS
+    own = 20
+    chance = (120 / 2) / (120 / 2 + (120 - own) / 2)
+    assert abs(np.mean(found) - chance) < 3 * np.std(found) / np.sqrt(20) + 1e-3
