@@ -1,6 +1,7 @@
 """Command line of a verb that is a plain function: read off its signature and docstring."""
 
 import inspect
+from argparse import ArgumentError
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -13,8 +14,10 @@ class Parser(ArgumentParser):
     """Tells a mistake in one line instead of a screen of usage."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise ConfigError."""
-        raise ConfigError(f"{' '.join(message.split())}; the verb's --help lists every setting") from ex
+        """Raise ConfigError; the parser of an inner object (a task) tells the one around it, which knows where."""
+        if not self.prog.startswith("g2l "):
+            raise ArgumentError(None, message) from ex
+        raise ConfigError(f"{' '.join(message.split())}; python -m {self.prog} --help lists every setting") from ex
 
 
 def parser_of(function: Callable[..., Any], verb: str) -> Parser:
@@ -34,8 +37,8 @@ def parser_of(function: Callable[..., Any], verb: str) -> Parser:
     texts = _argument_texts(function)
     by_position = {first.name} if first.annotation in (str, list[str]) else set()
     if by_position:
-        several = {"nargs": "+"} if first.annotation == list[str] else {}
-        parser.add_argument(first.name, type=str, help=texts.get(first.name), **several)
+        several = "+" if first.annotation == list[str] else None
+        parser.add_argument(first.name, type=str, help=texts.get(first.name), nargs=several)
     parser.add_function_arguments(function, as_group=False, as_positional=False, skip={*by_position, *flags})
     for name in sorted(flags):
         parser.add_argument(f"--{name}", action="store_true", help=texts.get(name))
@@ -62,6 +65,6 @@ def _argument_texts(function: Callable[..., Any]) -> dict[str, str]:
 def call(function: Callable[..., Any], verb: str, arguments: list[str]) -> Any:
     """Parse the arguments and call the function with them."""
     parser = parser_of(function, verb)
-    values = parser.instantiate_classes(parser.parse_args(arguments)).as_dict()
+    values = parser.instantiate(parser.parse_args(arguments)).as_dict()
     values.pop("config")
     return function(**values)

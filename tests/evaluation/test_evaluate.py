@@ -1,0 +1,144 @@
+"""`g2l evaluate`: one command from images to results, told in one line where it cannot be."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from g2l.__main__ import main
+from g2l.evaluation.results import read_results
+
+PATIENTS, EACH = 15, 8
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Patches of two classes (stripes across and down) of fifteen patients from three centres, listed in a CSV."""
+    folder, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
+    lines = ["path,label,patient,slide,centre,split"]
+    for number in range(PATIENTS * EACH):
+        patient = number // EACH
+        waves = np.sin(np.arange(64) * rng.uniform(0.6, 0.9) + rng.uniform(0, 6))
+        stripes = waves[None] if number % 2 else waves[:, None]
+        blotches = np.kron(rng.uniform(-50, 50, (8, 8, 3)), np.ones((8, 8, 1)))  # no two images are alike
+        pixels = 140 + 60 * stripes[..., None] * rng.uniform(0.5, 1, 3) + blotches
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{number:03d}.png")
+        part = ("train", "train", "val", "test", "test")[patient % 5]
+        kind = ("across", "down")[number % 2]
+        lines.append(f"{number:03d}.png,{kind},p{patient:02d},s{patient:02d},c{patient % 3},{part}")
+    (folder / "patches.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def config(images: Path, out: Path, **changes: object) -> Path:
+    """A YAML with three tasks over the images and two encoders."""
+    data = {"class_path": "Listing", "init_args": {"listing": str(images / "patches.csv")}}
+    content = {
+        "encoders": {"giga": "demo-giga", "untrained": {"model": "demo-giga", "init": "random"}},
+        "tasks": {
+            "stripes": {"class_path": "PatchClassification", "init_args": {"data": data}},
+            "similar": {"class_path": "Retrieval", "init_args": {"data": data}},
+            "centres": {"class_path": "Robustness", "init_args": {"data": data}},
+        },
+        "out": str(out / "results"),
+    } | changes
+    path = out / "tasks.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+@pytest.mark.slow
+def test_results_are_written_and_the_second_run_finds_them(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = config(images, tmp_path)
+    assert main(["evaluate", "--config", str(path)]) == 0
+    assert capsys.readouterr().out.count("done") == 6
+    results = read_results([tmp_path / "results"])
+    methods = {(result.task, result.encoder, result.method) for result in results}
+    assert {("stripes", name, head) for name in ("giga", "untrained") for head in ("linear", "knn")} <= methods
+    giga = next(result for result in results if (result.task, result.encoder) == ("stripes", "giga"))
+    assert giga.outcome.measure(giga.outcome.predictions) == pytest.approx(giga.metrics)  # as read from disk
+    assert giga.metrics["accuracy"] > 0.75
+    assert giga.about["data"]["parts"]["test"] == {"rows": 48, "patients": 6}
+    assert giga.about["encoder"]["parameters"] > 3e6 and giga.about["run"]["versions"]["torch"]
+    rows = json.loads((tmp_path / "results/metrics.json").read_text())
+    assert {(row["task"], row["encoder"]) for row in rows["metrics"]} == {(task, name) for task, name, _ in methods}
+    assert (tmp_path / "results/metrics.csv").read_text().count("\n") == 1 + len(rows["metrics"])
+
+    written = {file: file.stat().st_mtime_ns for file in (tmp_path / "results").rglob("outcome.json")}
+    assert main(["evaluate", "--config", str(path)]) == 0
+    assert capsys.readouterr().out.count("skipped") == 6
+    assert written == {file: file.stat().st_mtime_ns for file in (tmp_path / "results").rglob("outcome.json")}
+
+    assert main(["evaluate", "--config", str(path), "--tasks.stripes.heads", "[knn]"]) == 0
+    assert capsys.readouterr().out.count("skipped") == 4
+    assert {r.method for r in read_results([tmp_path / "results/stripes"])} == {"knn"}  # none of the former run
+
+
+@pytest.mark.slow
+def test_a_killed_evaluation_goes_on(images: Path, tmp_path: Path) -> None:
+    path = config(images, tmp_path)
+    command = [sys.executable, "-m", "g2l", "evaluate", "--config", str(path)]
+    first = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
+    limit = time.monotonic() + 120
+    while not list((tmp_path / "results").rglob("outcome.json")) and time.monotonic() < limit:
+        assert first.poll() is None
+        time.sleep(0.02)
+    first.send_signal(signal.SIGKILL)
+    assert first.wait() == -signal.SIGKILL
+    finished = {
+        file: file.stat().st_mtime_ns
+        for file in (tmp_path / "results").rglob("outcome.json")
+        if {"linear", "knn"} <= {other.name for other in file.parent.parent.iterdir()}
+    }
+    shards = {file: file.stat().st_mtime_ns for file in (tmp_path / "results/embeddings").rglob("*.h5")}
+    assert shards
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    assert done.stdout.count("done") + done.stdout.count("skipped") >= 6
+    assert all(file.stat().st_mtime_ns == when for file, when in (finished | shards).items())
+
+
+def test_all_mistakes_are_told_at_once_and_before_anything_is_read_by_an_encoder(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = {"class_path": "Listing", "init_args": {"listing": str(images / "patches.csv")}}
+    gone = {"class_path": "Listing", "init_args": {"listing": str(images / "nowhere.csv")}}
+    tasks = {
+        "a": {"class_path": "PatchClassification", "init_args": {"data": gone}},
+        "b": {"class_path": "Similarity", "init_args": {"data": data, "teacher": "nobody"}},
+        "c d": {"class_path": "Retrieval", "init_args": {"data": data}},
+        "c/d": {"class_path": "Retrieval", "init_args": {"data": data}},
+    }
+    assert main(["evaluate", "--config", str(config(images, tmp_path, tasks=tasks))]) == 2
+    said = capsys.readouterr().err.strip()
+    assert len(said.splitlines()) == 1
+    assert all(text in said for text in ("task a:", "nowhere.csv", "'nobody'", "'c/d' and 'c d'"))
+    assert not list((tmp_path / "results").rglob("*.h5"))
+
+
+def test_a_leaking_split_is_refused_with_the_patients(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = (images / "patches.csv").read_text().splitlines()
+    rng = np.random.default_rng(0)
+    random = [f"{images}/{line.rpartition(',')[0]},{rng.choice(['train', 'val', 'test'])}" for line in lines[1:]]
+    (tmp_path / "random.csv").write_text("\n".join([lines[0], *random]) + "\n")
+    data = {"class_path": "Listing", "init_args": {"listing": str(tmp_path / "random.csv")}}
+    tasks = {"stripes": {"class_path": "PatchClassification", "init_args": {"data": data}}}
+    assert main(["evaluate", "--config", str(config(images, tmp_path, tasks=tasks))]) == 2
+    said = capsys.readouterr().err
+    assert "15 patients are in more than one part of the split (p00, p01" in said
+
+
+def test_only_must_name_tasks(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "--config", str(config(images, tmp_path)), "--only", "[stripe]"]) == 2
+    assert "stripe; there are centres, similar, stripes" in capsys.readouterr().err
