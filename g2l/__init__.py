@@ -11,7 +11,10 @@ if TYPE_CHECKING:
     from g2l.data.views import Views
     from g2l.deploy.export import export
     from g2l.encoders.encoder import Encoder, create_encoder
+    from g2l.encoders.opening import open_encoder
     from g2l.errors import G2LError
+    from g2l.evaluation.evaluate import evaluate
+    from g2l.evaluation.report.make import report
     from g2l.slides.cohort import Cohort
     from g2l.slides.index import index
     from g2l.slides.sampling import Sampler
@@ -40,8 +43,11 @@ _HOMES = {
     "SlideDataModule": "data.module",
     "Views": "data.views",
     "create_encoder": "encoders.encoder",
+    "evaluate": "evaluation.evaluate",
     "export": "deploy.export",
     "index": "slides.index",
+    "open_encoder": "encoders.opening",
+    "report": "evaluation.report.make",
 }
 
 __all__ = [
@@ -63,8 +69,11 @@ __all__ = [
     "SlideDataModule",
     "Views",
     "create_encoder",
+    "evaluate",
     "export",
     "index",
+    "open_encoder",
+    "report",
 ]
 
 

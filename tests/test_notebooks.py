@@ -10,6 +10,9 @@ import pytest
 from nbclient import NotebookClient
 
 from g2l.data.demo import draw_cohort
+from g2l.deploy.bundle import write_bundle
+from g2l.encoders.encoder import create_encoder
+from g2l.evaluation.results import read_results
 from g2l.slides.index import index
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
@@ -80,6 +83,22 @@ def test_the_objective_is_drawn_and_trained(drawn: Path, workplace: Path, monkey
     assert {path.name for path in workplace.iterdir()} == {"runs"}
 
 
+@pytest.mark.slow
+def test_encoders_are_judged_and_the_report_is_made(
+    drawn: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_bundle(create_encoder("demo-student", init="random"), [], workplace / "student")
+    monkeypatch.setenv("G2L_NOTEBOOK_COHORT", str(drawn / "cohort"))
+    monkeypatch.setenv("G2L_NOTEBOOK_STUDENT", str(workplace / "student"))
+    monkeypatch.setenv("G2L_NOTEBOOK_PATCHES", "240")
+    assert len(execute("04_evaluate.ipynb", workplace)) == 4
+    judged = read_results([workplace / "results/notebook"])
+    assert {result.encoder for result in judged} == {"teacher", "student", "untrained"}
+    assert {result.task for result in judged} == {"tissue", "similar tissue", "robustness", "like the teacher"}
+    assert "data:image/" in (workplace / "results/notebook/report/report.html").read_text()
+    assert {path.name for path in workplace.iterdir()} == {"results", "student"}
+
+
 @pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
 def test_notebooks_are_stored_without_output(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
@@ -92,4 +111,6 @@ def test_notebooks_are_stored_without_output(path: Path) -> None:
 
 
 def test_all_notebooks_are_there() -> None:
-    assert {path.stem for path in NOTEBOOKS.glob("*.ipynb")} >= {"01_quickstart", "02_cohort", "03_distill"}
+    assert {path.stem for path in NOTEBOOKS.glob("*.ipynb")} >= {
+        "01_quickstart", "02_cohort", "03_distill", "04_evaluate",
+    }  # fmt: skip
