@@ -9,6 +9,7 @@ import yaml
 from g2l.__main__ import main
 
 CONFIGS = Path(__file__).parents[1] / "configs"
+TASKS = sorted(path for path in (CONFIGS / "evaluation").glob("*.yaml") if path.stem != "demo")  # its data is drawn
 
 
 def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
@@ -23,6 +24,23 @@ def test_shipped_config_is_valid(path: Path, capsys: pytest.CaptureFixture[str])
     config = printed(capsys, *under, "--config", str(path))
     assert all(term["class_path"].startswith("g2l.") for term in config["model"]["terms"].values())
     assert config["trainer"]["max_steps"] > 0
+
+
+@pytest.mark.parametrize("path", TASKS, ids=lambda path: path.stem)
+def test_shipped_tasks_are_valid_and_missing_data_is_one_line(
+    path: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("G2L_DATA", "G2L_DATASETS"):
+        monkeypatch.delenv(name, raising=False)
+    command = ["evaluate", "--config", str(path), "--encoders.other", "demo-giga"]
+    assert main([*command, "--print_config"]) == 0
+    tasks = yaml.safe_load(capsys.readouterr().out)["tasks"]
+    assert all(task["class_path"].startswith("g2l.evaluation.tasks.") for task in tasks.values())
+    assert main([*command, "--out", "results"]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert all(name in error for name in tasks) and "datasets/" in error  # the folder that is expected
+    assert not list(tmp_path.rglob("*.h5"))
 
 
 def test_shell_overrides_reach_a_term_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:

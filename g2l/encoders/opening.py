@@ -9,6 +9,7 @@ from g2l.encoders.build import build_backbone, build_empty
 from g2l.encoders.catalog import EncoderSpec, get_spec, load_catalog
 from g2l.encoders.checkpoint import student_state
 from g2l.encoders.encoder import Encoder, create_encoder
+from g2l.encoders.locate import require_weights
 from g2l.encoders.weights import SUFFIXES, load_content, load_weights, read_file, sha256
 from g2l.errors import EncoderError
 
@@ -36,23 +37,52 @@ def open_encoder(
     Raises:
         EncoderError: nothing of the kind is there, it is damaged, or its files are not those that were hashed.
     """
-    path = Path(model)
-    if model not in load_catalog():
-        if path.suffix == ".ckpt":
-            _refuse_weights(model, weights)
-            return open_checkpoint(path, init, img_size).encoder
-        if path.is_dir() and (weights is None or (path / CONFIG).is_file()):
-            _refuse_weights(model, weights)
-            return open_folder(path, init, img_size)
-        if path.suffix in SUFFIXES:
-            raise EncoderError(
-                f"{model} holds tensors alone, which do not say of which encoder; give the encoder's name or YAML as "
-                "the model and this file as its weights"
-            )
-        if path.suffix not in (".yaml", ".yml") and (path.is_absolute() or len(path.parts) > 1 or path.is_file()):
-            raise EncoderError(f"{model} is no encoder{'' if path.exists() else ' and does not exist'}; {KNOWN}")
-        _named(model)
+    kind = kind_of(model, weights)
+    if kind == "checkpoint":
+        return open_checkpoint(Path(model), init, img_size).encoder
+    if kind == "folder":
+        return open_folder(Path(model), init, img_size)
     return create_encoder(model, weights, init=init, img_size=img_size)
+
+
+def require_encoder(model: str, weights: str | Path | None = None, init: Init = "weights") -> None:
+    """EncoderError where `open_encoder` would find nothing; no network is built and no weights are read.
+
+    Args: as those of `open_encoder`.
+    """
+    kind = kind_of(model, weights)
+    if kind == "checkpoint":
+        _require_checkpoint(Path(model))
+    elif kind == "folder":
+        _require_folder(Path(model))
+    elif init == "weights":
+        require_weights([model], weights)
+
+
+def kind_of(model: str, weights: str | Path | None = None) -> Literal["checkpoint", "folder", "name"]:
+    """What `model` is, by its looks; only a name has its weights elsewhere.
+
+    Raises:
+        EncoderError: it is none of these, or has weights of its own and is given others.
+    """
+    path = Path(model)
+    if model in load_catalog():
+        return "name"
+    if path.suffix == ".ckpt":
+        _refuse_weights(model, weights)
+        return "checkpoint"
+    if path.is_dir() and (weights is None or (path / CONFIG).is_file()):
+        _refuse_weights(model, weights)
+        return "folder"
+    if path.suffix in SUFFIXES:
+        raise EncoderError(
+            f"{model} holds tensors alone, which do not say of which encoder; give the encoder's name or YAML as the "
+            "model and this file as its weights"
+        )
+    if path.suffix not in (".yaml", ".yml") and (path.is_absolute() or len(path.parts) > 1 or path.is_file()):
+        raise EncoderError(f"{model} is no encoder{'' if path.exists() else ' and does not exist'}; {KNOWN}")
+    _named(model)
+    return "name"
 
 
 def _named(model: str) -> EncoderSpec:
@@ -88,8 +118,7 @@ def open_checkpoint(file: Path, init: Init = "weights", img_size: int | None = N
     Raises:
         EncoderError: it is no checkpoint of `g2l fit`, or is damaged.
     """
-    if not file.is_file():
-        raise EncoderError(f"checkpoint {file} does not exist; give the .ckpt file of a training")
+    _require_checkpoint(file)
     content = read_file(file)
     made = content.get("g2l") if isinstance(content, dict) else None
     if not isinstance(made, dict) or not isinstance(made.get("student"), dict) or "state_dict" not in content:
@@ -106,6 +135,11 @@ def open_checkpoint(file: Path, init: Init = "weights", img_size: int | None = N
     layout, positions = load_content(backbone, {"state_dict": state}, str(file), "lightning", spec.file_grid)
     source = {"file": file.name, "sha256": sha256(file), "layout": layout, "positions": positions}
     return Student(Encoder(spec, backbone, source).eval(), networks, made.get("distilled_on"))
+
+
+def _require_checkpoint(file: Path) -> None:
+    if not file.is_file():
+        raise EncoderError(f"checkpoint {file} does not exist; give the .ckpt file of a training")
 
 
 def _verdict(networks: list[dict[str, Any]]) -> tuple[bool, str]:
@@ -126,9 +160,7 @@ def open_folder(folder: Path, init: Init = "weights", img_size: int | None = Non
     Raises:
         EncoderError: a file is missing or damaged, or is not the one that SHA256SUMS states.
     """
-    lacking = [name for name in (CONFIG, TENSORS) if not (folder / name).is_file()]
-    if lacking:
-        raise EncoderError(f"folder {folder} is no encoder: {' and '.join(lacking)} missing; {KNOWN}")
+    _require_folder(folder)
     check_sums(folder)
     spec = _sized(folder_spec(folder), img_size)
     if init == "random":
@@ -136,6 +168,12 @@ def open_folder(folder: Path, init: Init = "weights", img_size: int | None = Non
     backbone = build_empty(spec)
     loaded = load_weights(backbone, folder / TENSORS, spec.key_map, spec.file_grid)
     return Encoder(spec, backbone, {"file": TENSORS, **loaded._asdict()}).eval()
+
+
+def _require_folder(folder: Path) -> None:
+    lacking = [name for name in (CONFIG, TENSORS) if not (folder / name).is_file()]
+    if lacking:
+        raise EncoderError(f"folder {folder} is no encoder: {' and '.join(lacking)} missing; {KNOWN}")
 
 
 def check_sums(folder: Path) -> None:

@@ -50,8 +50,6 @@ def prepare(
     Raises:
         ConfigError: everything that is wrong with any of the tasks, in one line.
     """
-    if not tasks or not encoders:
-        raise ConfigError("nothing to evaluate: give at least one entry under tasks and one under encoders")
     problems: list[str] = []
     faults: dict[str, list[str]] = {}  # tasks that share a source share what is wrong with it
     for names, kind in ((list(tasks), "tasks"), (list(encoders), "encoders")):

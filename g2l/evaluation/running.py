@@ -19,7 +19,7 @@ from g2l.evaluation.embedding.features import Features
 from g2l.evaluation.embedding.settings import Embedding
 from g2l.evaluation.jobs import Job, describe, digest, parts_of
 from g2l.evaluation.report.make import write_metrics
-from g2l.evaluation.results import Result, clear, finished, folder_name, place, write_result
+from g2l.evaluation.results import Result, clear, finished, folder_name, place, read_results, write_result
 from g2l.evaluation.tables.distilled import read_record, seen_in_distillation
 from g2l.evaluation.tasks.task import Context, Outcome
 
@@ -33,12 +33,11 @@ class Evaluation:
         choices: Mapping[str, Choice],
         out: Path,
         cache: Path,
-        weights: str | None,
         embedding: Embedding,
         seed: int,
     ) -> None:
         self.jobs, self.choices, self.out, self.cache = jobs, choices, out, cache
-        self.weights, self.embedding, self.seed = weights, embedding, seed
+        self.embedding, self.seed = embedding, seed
         self._features: dict[tuple[str, str, str], Features] = {}
         self._about: dict[str, dict[str, Any]] = {}
         self._records: dict[str, dict[str, Any] | None] = {}  # what each was distilled on; {}: on nothing
@@ -80,7 +79,7 @@ class Evaluation:
             # random weights are those of the seed: the same ones in every run
             with torch.random.fork_rng():
                 torch.manual_seed(self.seed)
-                encoder = open_encoder(choice.model, choice.weights or self.weights, choice.init, choice.img_size)
+                encoder = open_encoder(choice.model, choice.weights, choice.init, choice.img_size)
             self._records[name] = read_record(choice.model) if choice.init == "weights" else {}
         except EncoderError as error:
             raise EncoderError(f"encoder {name}: {error}") from error
@@ -117,7 +116,7 @@ class Evaluation:
         )
         folder = place(self.out, job.name, encoder)
         if finished(folder, identity):
-            return "skipped: done before"
+            return f"skipped, done before{_score(folder)}"
         context = Context(
             table=job.table,
             split=job.split,
@@ -140,13 +139,20 @@ class Evaluation:
             values = {name: float(value) for name, value in outcome.measure(outcome.predictions).items()}
             place_of = folder / folder_name(method)
             write_result(Result(job.name, job.task.kind, method, encoder, noted, values, about, place_of))
-        first = next(iter(outcomes.values()))
-        return f"done: {first.primary}" if first.primary else "done"
+        return f"done{_score(folder)}"
 
     def _seen(self, job: Job, encoder: str) -> list[str]:
         """What the report must say of slides that the encoder was distilled on."""
         record = self._records[encoder]
         return [] if record == {} else [seen_in_distillation(job.table, job.split, record).text]
+
+
+def _score(folder: Path) -> str:
+    """The primary metric of a task's first method, as a line of the table says it."""
+    results = {result.method: result for result in read_results([folder])}
+    methods = next(iter(results.values())).about["run"]["methods"]
+    primary = results[methods[0]].outcome.primary
+    return f": {primary} {results[methods[0]].metrics[primary]:.3f} ({methods[0]})" if primary else ""
 
 
 def _dates(job: Job) -> list[tuple[int, int]]:

@@ -10,7 +10,7 @@ from small import write_networks
 
 from g2l.deploy.bundle import write_bundle
 from g2l.encoders.encoder import Encoder, create_encoder
-from g2l.encoders.opening import open_encoder
+from g2l.encoders.opening import open_encoder, require_encoder
 from g2l.errors import EncoderError
 
 FREE = [{"role": "student", "name": "s", "licence": "Apache-2.0", "redistribute": True, "redistribute_reason": "may"}]
@@ -155,3 +155,21 @@ def test_a_pickle_is_not_run(tmp_path: Path) -> None:
     with pytest.raises(EncoderError, match="would run code"):
         open_encoder(str(tmp_path / "trap.ckpt"))
     assert not (tmp_path / "ran").exists()
+
+
+def test_what_is_not_there_is_said_before_anything_is_read(tmp_path: Path) -> None:
+    encoder = made(tmp_path)
+    write_bundle(encoder, FREE, tmp_path / "bundle")
+    file = checkpoint(encoder, tmp_path / "a.ckpt")
+    for model in ("demo-giga", str(file), str(tmp_path / "bundle")):
+        require_encoder(model)
+    require_encoder("uni", init="random")
+    for model, said in (
+        (str(tmp_path / "b.ckpt"), "does not exist"),
+        (str(tmp_path), "config.json and model.safetensors missing"),
+        (str(tmp_path / "no/bundle"), "is no encoder and does not exist"),
+        ("uni", "weights of uni are missing"),
+        ("viit_tiny", "no encoder is called"),
+    ):
+        with pytest.raises(EncoderError, match=said):
+            require_encoder(model)

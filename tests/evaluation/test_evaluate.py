@@ -14,6 +14,8 @@ import yaml
 from PIL import Image
 
 from g2l.__main__ import main
+from g2l.deploy.bundle import write_bundle
+from g2l.encoders.encoder import create_encoder
 from g2l.evaluation.results import read_results
 
 PATIENTS, EACH = 15, 8
@@ -142,3 +144,20 @@ def test_a_leaking_split_is_refused_with_the_patients(
 def test_only_must_name_tasks(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", "--config", str(config(images, tmp_path)), "--only", "[stripe]"]) == 2
     assert "stripe; there are centres, similar, stripes" in capsys.readouterr().err
+
+
+def test_missing_encoders_are_all_told_first_and_a_folder_of_weights_is_for_names_alone(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = tmp_path / "bundle"
+    write_bundle(create_encoder("vit_tiny_patch16_224", init="random", img_size=32), [], bundle)
+    encoders = {"kept": str(bundle), "gone": "runs/none.ckpt", "gated": "uni", "shipped": "demo-giga"}
+    path = config(images, tmp_path, encoders=encoders, weights=str(tmp_path))
+    assert main(["evaluate", "--config", str(path)]) == 2
+    said = capsys.readouterr().err.strip()
+    assert len(said.splitlines()) == 1 and "kept" not in said and "shipped" not in said
+    assert "encoder gone: checkpoint runs/none.ckpt does not exist" in said
+    assert f"encoder gated: weights of uni are missing: {tmp_path / 'uni.safetensors'}" in said
+    assert main(["evaluate", "--out", str(tmp_path / "other")]) == 2
+    assert "no encoders are named" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()

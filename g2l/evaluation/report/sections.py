@@ -69,6 +69,7 @@ def _method(measured: Measured, task: TaskResults, method: str) -> dict[str, Any
         "notes": notes,
         "own_notes": own_notes,
         "chosen": _chosen(results),
+        "chosen_on_val": all("val" in r.about["data"].get("parts", {}) for r in results.values()),
         "facts": _facts(results, {} if method == task.main else task.methods[task.main]),
         "published": _published(results),
     }
