@@ -50,10 +50,11 @@ WHOLE = ("robustness", "clustering", "similarity")
 class Loaded:
     """Embeddings that lie in memory."""
 
-    key = "made"
-
     def __init__(self, rows: NDArray[np.float32]) -> None:
         self._rows = rows
+
+    def key_of(self, rows: NDArray[np.int64]) -> str:
+        return "made"
 
     def cls(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         return self._rows[rows]

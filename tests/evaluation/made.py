@@ -29,6 +29,9 @@ class MadeFeatures:
         self._cls, self._tokens, self._bags, self.key = cls, tokens, bags, key
         self.asked: list[tuple[str, list[int]]] = []
 
+    def key_of(self, rows: NDArray[np.int64]) -> str:
+        return f"{self.key} {rows.tolist()}"
+
     def cls(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         assert self._cls is not None, "this test made no embeddings of images"
         self.asked.append(("cls", rows.tolist()))

@@ -53,7 +53,10 @@ def embed_table(
     rows = np.unique(np.asarray(rows, np.int64))
     if not len(rows):
         raise CohortError(f"table {table.name}: no rows to embed; check its split")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cache {folder} cannot be made ({error.strerror}); choose another --cache") from error
     digest = encoder_digest(encoder)
     store = _store(encoder, digest, kind, folder, settings)
     transform = {"format": VERSION, "kind": kind, "precision": settings.precision, "dtype": str(store.dtype)}
@@ -63,12 +66,13 @@ def embed_table(
 
             parts = slide_parts(table, rows, encoder.size, folder / "cohorts", settings, digest, transform)
             places = {row: (number, 0) for number, row in enumerate(rows.tolist())}
-            key = part_key(digest, transform, *(part.key for part in parts))
+            contents = dict(zip(rows.tolist(), (part.key for part in parts), strict=True))
         else:
+            store.folder.mkdir(parents=True, exist_ok=True)
             parts, places, contents = _image_parts(table, rows, store, folder, settings, digest, transform)
-            key = part_key(digest, transform, *contents)
         embedded = fill(encoder, kind, parts, store, settings, f"{encoder.spec.name} on {table.name}")
-    return Embedded(store.folder, kind, key, parts, places, speed_of(store.folder), embedded)
+    made = part_key(digest, transform)
+    return Embedded(store.folder, kind, made, contents, parts, places, speed_of(store.folder), embedded)
 
 
 def _store(encoder: "Encoder", digest: str, kind: Kind, folder: Path, settings: Embedding) -> Store:
@@ -85,26 +89,43 @@ def _image_parts(
     settings: Embedding,
     encoder: str,
     transform: dict[str, Any],
-) -> tuple[list[Part], dict[int, tuple[int, int]], list[str]]:
-    """Parts of `shard_rows` neighbours of the table, which are the same whichever other rows are asked for; the place
-    of each row; and the digest of each row's image.
+) -> tuple[list[Part], dict[int, tuple[int, int]], dict[int, str]]:
+    """Parts, the place of each row in them, and the digest of each row's image.
+
+    An image that lies in any file of this encoder is taken from there; the others make new parts of up to
+    `shard_rows`. So another task over the same images, or a table that has some of them, embeds what is new alone.
     """
     digests = file_digests(table.paths[rows].tolist(), folder, settings.threads)
+    columns = (rows, table.paths[rows], table.rows[rows])
+    contents = {
+        row: digest_of(digests[path], str(number))
+        for row, path, number in zip(*(column.tolist() for column in columns), strict=True)
+    }
+    lying: dict[str, tuple[int, int]] = {}
+    parts: list[Part] = []
+    wanted = set(contents.values())
+    for part in store.kept(partial(_key, encoder, transform)):
+        here = {content: (len(parts), k) for k, content in enumerate(part.contents) if content in wanted}
+        if here.keys() - lying.keys():
+            parts.append(part)
+            lying = here | lying
+    places = {row: lying[content] for row, content in contents.items() if content in lying}
+    new = np.array([row for row in rows.tolist() if row not in places], np.int64)
     row_bytes = store.dtype.itemsize * int(np.prod(store.shape))
     length = max(1, min(settings.shard_rows, TOKEN_BYTES // row_bytes))
-    parts: list[Part] = []
-    places: dict[int, tuple[int, int]] = {}
-    contents: list[str] = []
-    for shard in np.unique(rows // length).tolist():
-        some = rows[rows // length == shard]
-        paths, numbers, ids = (column[some].tolist() for column in (table.paths, table.rows, table.ids))
-        mine = [digest_of(digests[path], str(number)) for path, number in zip(paths, numbers, strict=True)]
-        key = part_key(encoder, transform, *mine)
-        file = f"{folder_name(table.name)}-{shard:05d}-{key[:16]}.h5"
+    for start in range(0, len(new), length):
+        some = new[start : start + length]
+        files, numbers, ids = (column[some].tolist() for column in (table.paths, table.rows, table.ids))
+        mine = [contents[row] for row in some.tolist()]
+        key = _key(encoder, transform, mine)
         places |= {row: (len(parts), k) for k, row in enumerate(some.tolist())}
-        parts.append(Part(file, key, ids, partial(_read, paths, numbers), len(some)))
-        contents += mine
+        name = f"{folder_name(table.name)}-{some[0]:08d}-{key[:16]}.h5"
+        parts.append(Part(name, key, ids, partial(_read, files, numbers), len(some), contents=mine))
     return parts, places, contents
+
+
+def _key(encoder: str, transform: dict[str, Any], contents: Sequence[str]) -> str:
+    return part_key(encoder, transform, *contents)
 
 
 def _read(paths: Sequence[str], numbers: Sequence[int], k: int) -> NDArray[np.uint8]:

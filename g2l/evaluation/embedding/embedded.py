@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from g2l.data.kept import Kept
 from g2l.errors import G2LError
+from g2l.evaluation.embedding.digests import digest_of
 from g2l.evaluation.embedding.features import Bag
 from g2l.evaluation.embedding.parts import Part
 from g2l.evaluation.embedding.store import FEATURES
@@ -29,7 +30,7 @@ class Embedded:
     """Reads what is asked for, when it is asked for; see `Features`.
 
     Attributes:
-        key: SHA-256 of encoder, data and transform.
+        key: `key_of` all rows that were embedded.
         images_per_second: of the forward pass alone, median over batches; None where it was never measured.
         device: on which that was, "" where it was not.
         count: images, or patches of all slides. embedded: how many of them this call has embedded.
@@ -39,17 +40,28 @@ class Embedded:
         self,
         folder: Path,
         kind: str,
-        key: str,
+        made: str,
+        contents: Mapping[int, str],
         parts: Sequence[Part],
         places: Mapping[int, tuple[int, int]],
         speed: Speed,
         embedded: int,
     ) -> None:
-        """Args: places: row of the table -> (number of its part, place in it; 0 for a slide)."""
-        self.key, self.images_per_second, self.device = key, speed.images_per_second, speed.device
-        self.count, self.embedded = sum(part.count for part in parts), embedded
+        """Args:
+        made: SHA-256 of encoder and transform.
+        contents: row of the table -> SHA-256 of what it shows.
+        places: row of the table -> (number of its part, place in it; 0 for a slide).
+        """
+        self.images_per_second, self.device = speed.images_per_second, speed.device
+        self._made, self._contents = made, contents
+        self.count, self.embedded = (sum(part.count for part in parts) if kind == "bag" else len(contents)), embedded
         self._kind, self._parts, self._places = kind, parts, places
         self._files: Kept[str, Any] = Kept(_Opener(folder), OPEN_FILES)
+        self.key = self.key_of(np.array(sorted(contents), np.int64))
+
+    def key_of(self, rows: NDArray[np.int64]) -> str:
+        """As `Features.key_of`."""
+        return digest_of(self._made, *(self._contents[row] for row in rows.tolist()))
 
     def cls(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """As `Features.cls`."""
@@ -96,7 +108,8 @@ class Embedded:
         try:
             return np.asarray(take(file[FEATURES]), np.float32)
         except OSError as error:  # a checksum that does not fit
-            raise G2LError(f"{file.filename} is damaged ({error}); delete it, and run again") from error
+            Path(file.filename).unlink(missing_ok=True)  # the next run makes it again
+            raise G2LError(f"{file.filename} was damaged ({error}) and is removed; run again") from error
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,9 @@ class Bag(NamedTuple):
 class Features(Protocol):
     """What an encoder makes of the rows of a table; the numbers are those of the table."""
 
-    key: str  # SHA-256 of encoder, data and transform
+    def key_of(self, rows: NDArray[np.int64]) -> str:
+        """SHA-256 of encoder, transform, and what these rows show."""
+        ...
 
     def cls(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """(n, D) embeddings of images, in the order asked for."""

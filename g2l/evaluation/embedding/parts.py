@@ -22,6 +22,8 @@ class Part:
         count: n.
         columns: further datasets of n rows (`coords`, `um`).
         about: attributes of the file, and of `coords`.
+        contents: digests of the images (n), by which they are found again whatever else is asked for; none of a
+            slide's patches, which stay together.
     """
 
     file: str
@@ -31,6 +33,7 @@ class Part:
     count: int
     columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     about: Mapping[str, Any] = field(default_factory=dict)
+    contents: Sequence[str] = ()
 
     def name(self, k: int) -> str:
         """What image k is called in a message."""

@@ -56,7 +56,10 @@ def write_features(trainer: lightning.Trainer, data: SlideDataModule, out: Path 
     first = trainer.is_global_zero
     if first:
         data.prepare_data()
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"{folder} cannot be made ({error.strerror}); choose another --out") from error
     with FileLock(folder / ".lock") if first else nullcontext():
         digest = encoder_digest(encoder)
         if isinstance(data.data, PatchFiles):

@@ -1,7 +1,7 @@
 """Parts on disk: HDF5 files with `features`, written under another name, then renamed. Letters: n rows of a part."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from g2l.errors import CohortError, G2LError
 from g2l.evaluation.embedding.parts import Part
 
-FEATURES, IDS, KEY, FORMAT = "features", "ids", "g2l_key", "g2l_format"
-VERSION = 1
+FEATURES, IDS, CONTENTS, KEY, FORMAT = "features", "ids", "contents", "g2l_key", "g2l_format"
+VERSION = 2
 PARTIAL = ".partial"
 CHUNK_BYTES = 1 << 18  # read and checked in one go: one image's tokens, or a few hundred embeddings
 SHOWN = 5
@@ -43,9 +43,32 @@ class Store:
                     and features.shape == (part.count, *self.shape)  # type: ignore[union-attr]
                     and features.dtype == self.dtype  # type: ignore[union-attr]
                     and named == list(part.ids)
+                    and (not part.contents or file[CONTENTS].asstr()[:].tolist() == list(part.contents))  # type: ignore[union-attr]
                 )
         except (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError):
             return False  # absent, cut off, or no file of ours
+
+    def kept(self, key_of: Callable[[Sequence[str]], str]) -> list[Part]:
+        """The parts of images that are there, whole, and of this encoder and transform, by name of their files.
+
+        Args: key_of: the key of a part with these contents.
+        """
+        import h5py
+
+        found = []
+        for place in sorted(self.folder.glob("*.h5")):
+            try:
+                with h5py.File(place, "r", locking=False) as file:
+                    ids = file[IDS].asstr()[:].tolist()  # type: ignore[union-attr]
+                    contents = file[CONTENTS].asstr()[:].tolist()  # type: ignore[union-attr]
+                    key = str(file.attrs.get(KEY))
+            except (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError):
+                continue  # cut off, or no file of ours
+            part = Part(place.name, key, ids, _gone, len(ids), contents=contents)
+            # A file under another's name would be overwritten while it is read.
+            if key == key_of(contents) and key[:16] in place.name and self.holds(part):
+                found.append(part)
+        return found
 
     def missing(self, parts: Sequence[Part]) -> list[int]:
         """Numbers of the parts that are to be embedded."""
@@ -100,6 +123,8 @@ class Store:
                 # A checksum for each chunk: a damaged file is an error, not other numbers.
                 file.create_dataset(FEATURES, data=rows, chunks=chunk, fletcher32=True)
                 file.create_dataset(IDS, data=list(part.ids), dtype=h5py.string_dtype())
+                if part.contents:
+                    file.create_dataset(CONTENTS, data=list(part.contents), dtype=h5py.string_dtype())
                 for name, column in part.columns.items():
                     file.create_dataset(name, data=column, fletcher32=True, chunks=True)
                 for place in (file, *(file[name] for name in part.columns)):
@@ -109,3 +134,7 @@ class Store:
         except OSError as error:
             partial.unlink(missing_ok=True)
             raise CohortError(f"{self.folder} cannot be written ({error}); free the disk, and run again") from error
+
+
+def _gone(k: int) -> NDArray[np.uint8]:
+    raise CohortError("a file of embeddings went away while it was used; run again")

@@ -7,8 +7,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -64,7 +64,7 @@ def test_nothing_is_embedded_twice_and_only_what_changed_again(encoder: Encoder,
     # another place and another encoder's name are nothing new; another image or weight is
     Path(table.paths[9]).write_bytes(encode(drawn(50)))
     changed = embed(encoder, table, tmp_path / "out")
-    assert changed.embedded == 8 and changed.key != first.key
+    assert changed.embedded == 1 and changed.key != first.key
     same = np.array([k for k in range(20) if k != 9])
     assert np.array_equal(changed.cls(same), first.cls(same))
     assert not np.allclose(changed.cls(np.array([9])), first.cls(np.array([9])), atol=1e-3)
@@ -88,6 +88,17 @@ def test_rows_asked_for_later_join_those_that_are_there(encoder: Encoder, tmp_pa
     part = embed_table(encoder, table, np.array([17, 2, 3]), "cls", tmp_path / "out", SETTINGS)
     assert part.count == part.embedded == 3
     whole = embed(encoder, table, tmp_path / "out")
+    assert (whole.count, whole.embedded) == (20, 17)
+    np.testing.assert_allclose(whole.cls(np.arange(20)), expected(encoder, table)[0], atol=2e-5)
+    # fewer rows, in files of other sizes, or another table that shares some of the images: nothing new
+    some = np.array([2, 17])
+    fewer = embed_table(encoder, table, some, "cls", tmp_path / "out", replace(SETTINGS, shard_rows=3))
+    other = Table.build("small too", [Path(path) for path in table.paths[[5, 17, 2]]], tmp_path)
+    shared = embed(encoder, other, tmp_path / "out")
+    assert fewer.embedded == shared.embedded == 0
+    assert np.array_equal(shared.cls(np.arange(3)), whole.cls(np.array([5, 17, 2])))
+    # what stands behind a task is the same whatever else was embedded with it
+    assert fewer.key_of(some) == whole.key_of(some) == part.key_of(some) != whole.key_of(np.array([2, 16]))
     np.testing.assert_allclose(part.cls(np.array([17, 2])), whole.cls(np.array([17, 2])), atol=1e-6)
     with pytest.raises(IndexError, match="row 4 was not embedded"):
         part.cls(np.array([4]))
@@ -105,17 +116,17 @@ def _swap(file: Path, other: Path) -> None:
     file.write_bytes(other.read_bytes())
 
 
-def _rename_ids(file: Path, other: Path) -> None:
-    with h5py.File(file, "a") as opened:
-        content: Any = opened
-        content["ids"][0] = "another.png"
+def _rename_contents(file: Path, other: Path) -> None:
+    with h5py.File(file, "a") as opened, h5py.File(other, "r") as second:
+        content, foreign = opened, second
+        content["contents"][0] = foreign["contents"][0]  # type: ignore[index]
 
 
 def _empty(file: Path, other: Path) -> None:
     file.write_bytes(b"")
 
 
-@pytest.mark.parametrize("harm", [_truncate, _swap, _rename_ids, _empty])
+@pytest.mark.parametrize("harm", [_truncate, _swap, _rename_contents, _empty])
 def test_a_damaged_or_foreign_file_is_made_again(
     harm: Callable[[Path, Path], None], encoder: Encoder, tmp_path: Path
 ) -> None:
@@ -136,8 +147,10 @@ def test_flipped_bits_are_an_error_and_never_other_numbers(encoder: Encoder, tmp
     file.write_bytes(data.replace(value, value[:8] + b"\x01" + value[9:]))
     from g2l.errors import G2LError
 
-    with pytest.raises(G2LError, match="is damaged"):
+    with pytest.raises(G2LError, match=r"was damaged .* is removed; run again"):
         embed(encoder, table, tmp_path / "out").cls(np.array([3]))
+    again = embed(encoder, table, tmp_path / "out")
+    assert again.embedded == 8 and again.cls(np.array([3]))[0].tobytes() == value
 
 
 def test_unchanged_files_are_not_read_again_to_be_hashed(
