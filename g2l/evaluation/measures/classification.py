@@ -7,12 +7,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 PROBABILITY = "p_"
+# column: how many classes the truth has, the same in every row, since a measure sees nothing but rows
+CLASSES = "classes"
 
 
 def columns(truth: NDArray, predicted: NDArray, classes: NDArray, probabilities: NDArray) -> dict[str, NDArray]:
-    """Columns of predictions that `measure_classification` reads: truth, predicted, and `p_<class>` from (N, C)."""
+    """Columns of predictions that `measure_classification` reads: truth, predicted, how many classes the truth has, and
+    `p_<class>` from (N, C).
+    """
     shares = {f"{PROBABILITY}{name}": probabilities[:, number] for number, name in enumerate(classes.tolist())}
-    return {"truth": truth, "predicted": predicted, **shares}
+    count = np.full(len(truth), len(np.unique(truth)))
+    return {"truth": truth, "predicted": predicted, CLASSES: count, **shares}
 
 
 def measure_classification(predictions: Mapping[str, NDArray]) -> dict[str, float]:
@@ -24,12 +29,17 @@ def measure_classification(predictions: Mapping[str, NDArray]) -> dict[str, floa
     * balanced accuracy: mean recall over the classes of the truth.
     * weighted F1: 2 TP / (2 TP + FP + FN) of the classes of the truth, weighted by their rows.
 
+    AUC and balanced accuracy weigh every class the same. Drawn rows that lost a class have neither (nan): the mean over
+    the classes that are left is another metric.
+
     Args:
-        predictions: `truth` and `predicted` (N,) labels, and `p_<class>` (N,) for every class that was trained on.
-            A class of the truth without such a column is missed by every row and has no AUC.
+        predictions: `truth` and `predicted` (N,) labels, `classes` (of the whole; without it no class is known to be
+            lost), and `p_<class>` (N,) for every class that was trained on. A class of the truth without such a column
+            is missed by every row and has no AUC.
     """
     names = [name.removeprefix(PROBABILITY) for name in predictions if name.startswith(PROBABILITY)]
-    truth, predicted = (_codes(np.asarray(predictions[name]), names) for name in ("truth", "predicted"))
+    labels = np.asarray(predictions["truth"])
+    truth, predicted = _codes(labels, names), _codes(np.asarray(predictions["predicted"]), names)
     right = truth == predicted
     size = len(names) + 1  # the last stands for whatever has no column
     of_truth = np.bincount(truth, minlength=size).astype(float)
@@ -44,9 +54,11 @@ def measure_classification(predictions: Mapping[str, NDArray]) -> dict[str, floa
         for number, name in enumerate(names)
         if 0 < of_truth[number] < len(truth)
     ]
+    found = here[:-1].sum() + len(np.unique(labels[truth == len(names)]))
+    lost = CLASSES in predictions and found < predictions[CLASSES][0]
     return {
-        "AUC": float(np.mean(areas)) if areas else math.nan,
-        "balanced accuracy": float(recall.mean()),
+        "AUC": float(np.mean(areas)) if areas and not lost else math.nan,
+        "balanced accuracy": math.nan if lost else float(recall.mean()),
         "weighted F1": float((f1 * of_truth[here]).sum() / len(truth)),
         "accuracy": float(hits.sum() / len(truth)),
     }

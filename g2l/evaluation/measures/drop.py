@@ -15,6 +15,8 @@ from g2l.evaluation.measures.neighbours import Floats, Report
 
 STRENGTHS = tuple(float(c) for c in 10.0 ** np.linspace(-8, 4, 15))
 PREDICTED = "predicted_"
+# column: pairs of class and centre of the test part, the same in every row, since a measure sees nothing but rows
+CELLS = "cells"
 
 
 def centres_for(labels: NDArray, centres: NDArray, classes: NDArray) -> NDArray:
@@ -31,6 +33,23 @@ def centres_for(labels: NDArray, centres: NDArray, classes: NDArray) -> NDArray:
             f"performance drop: {len(able)} centres send every class, it needs two; leave out classes or centres"
         )
     return able[: len(classes)]
+
+
+def check_cells(labels: NDArray, centres: NDArray, classes: NDArray, used: NDArray) -> None:
+    """CohortError where the test rows (M,) lack a class in a centre.
+
+    Args:
+        classes: (K,). used: (H,).
+    """
+    empty = [
+        f"{one} of {place}" for one in classes for place in used if not ((labels == one) & (centres == place)).any()
+    ]
+    if empty:
+        more = f" and {len(empty) - 3} more" if len(empty) > 3 else ""
+        raise CohortError(
+            f"performance drop: test has no {', '.join(empty[:3])}{more}; give it patients of every class and centre, "
+            "or leave out classes or centres"
+        )
 
 
 def draw(
@@ -100,11 +119,11 @@ def biased_predictions(
         train, val: rows, labels and centres; both are drawn at the level.
         levels: trainings beside the balanced one; the last has class and centre the same.
     Returns:
-        columns `predicted_<repetition>_<level>` (M,), level 0 the balanced one, and the C of each.
+        answers `predicted_<repetition>_<level>` (M,), level 0 the balanced one, and the C of each.
     """
     classes = np.unique(train[1])
     used = centres_for(train[1], train[2], classes)
-    columns, strengths = {}, {}
+    answers, strengths = {}, {}
     for repetition in range(repeats):
         for level in range(levels + 1):
             if report is not None:
@@ -120,32 +139,52 @@ def biased_predictions(
                 )
             fit, held_out = ((part[0][rows], part[1][rows]) for part, rows in zip((train, val), chosen, strict=True))
             name = f"{repetition}_{level}"
-            columns[PREDICTED + name], strengths[name] = fit_biased(fit, held_out, test)
-    return columns, strengths
+            answers[PREDICTED + name], strengths[name] = fit_biased(fit, held_out, test)
+    return answers, strengths
 
 
 def average_drop(accuracies: NDArray[np.float64]) -> float:
     """Mean over repetitions of [mean over levels above 0 of acc(level) / acc(0)] - 1; 0 where nothing is lost.
 
     Args:
-        accuracies: (R, L + 1), balanced; nan where one of level 0 is 0.
+        accuracies: (R, L + 1), balanced. nan where one of level 0 is 0.
     Source: Koemen et al. 2025 (PathoROB).
     """
     first = accuracies[:, :1]
     return float((accuracies[:, 1:] / first).mean(axis=1).mean() - 1) if (first > 0).all() else math.nan
 
 
+def columns(truth: NDArray, centre: NDArray, answers: Mapping[str, NDArray]) -> dict[str, NDArray]:
+    """Columns of predictions that `measure_drop` reads, from classes, centres and answers (M,) of the test rows."""
+    cells = np.full(len(truth), _cells(truth, centre).max() + 1)
+    return {"truth": truth, "centre": centre, CELLS: cells, **answers}
+
+
 def measure_drop(predictions: Mapping[str, NDArray]) -> dict[str, float]:
     """APD, and the balanced accuracy after balanced training and after training with class and centre the same.
 
+    Balanced accuracy is the mean over pairs of class and centre of the share of right answers: none of it is to be had
+    by guessing the class from the centre. nan where drawn rows lost a pair: the mean over the others is another metric.
+
     Args:
-        predictions: `truth` (M,) and `predicted_<repetition>_<level>` (M,).
+        predictions: `columns` of M rows.
+    Source: Koemen et al. 2025 (PathoROB), whose test sets hold as many slides of each pair.
     """
     truth = np.asarray(predictions["truth"])
+    cell = _cells(truth, np.asarray(predictions["centre"]))
+    rows = np.bincount(cell)
+    if len(rows) < predictions[CELLS][0]:
+        return dict.fromkeys(("APD", "balanced accuracy", "fully biased"), math.nan)
     places = [name.removeprefix(PREDICTED).split("_") for name in predictions if name.startswith(PREDICTED)]
     table = np.full((1 + max(int(r) for r, _ in places), 1 + max(int(s) for _, s in places)), math.nan)
     for repetition, level in places:
-        column = np.asarray(predictions[f"{PREDICTED}{repetition}_{level}"])
-        table[int(repetition), int(level)] = accuracy(truth, column).balanced
+        right = truth == np.asarray(predictions[f"{PREDICTED}{repetition}_{level}"])
+        table[int(repetition), int(level)] = (np.bincount(cell, right) / rows).mean()
     means = table.mean(axis=0)
     return {"APD": average_drop(table), "balanced accuracy": float(means[0]), "fully biased": float(means[-1])}
+
+
+def _cells(truth: NDArray, centre: NDArray) -> NDArray[np.int64]:
+    """(M,) number of the pair of class and centre, from 0 and without gaps."""
+    (classes, one), (_, other) = (np.unique(values, return_inverse=True) for values in (truth, centre))
+    return np.unique(other * len(classes) + one, return_inverse=True)[1]

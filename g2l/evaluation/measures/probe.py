@@ -3,7 +3,8 @@
 Letters: N training rows, V rows to choose C on, M test rows, D width, C classes (and C alone the strength).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -104,7 +105,43 @@ def choose_strength(
     """The smallest C with the best balanced accuracy on the rows of `val` (V, D), and that of every C."""
     path = fit_path(train, labels, val, sorted(strengths), report)
     scores = {fitted.c: accuracy(truth, fitted.predicted).balanced for fitted in path}
-    return max(scores, key=lambda c: (round(scores[c], 9), -c)), scores
+    return _smallest_best(scores), scores
+
+
+def choose_by_folds(
+    rows: Floats,
+    labels: NDArray,
+    fold: NDArray[np.int64],
+    strengths: Sequence[float] = STRENGTHS,
+    report: Report | None = None,
+) -> tuple[float, dict[float, float]]:
+    """The smallest C with the best balanced accuracy, and that of every C, where each fold is judged by the others.
+
+    All folds are judged together: of few patients a fold may lack a class, and its own balanced accuracy would then be
+    another metric. A fold without which one class is left is not judged.
+
+    Args:
+        rows: (N, D). labels: (N,). fold: (N,) the number of each row's fold, the same for all rows of a patient.
+    Raises:
+        CohortError: no fold leaves two classes.
+    """
+    ordered, numbers = sorted(strengths), np.unique(fold)
+    predicted = {c: np.empty_like(labels) for c in ordered}
+    judged = np.zeros(len(labels), np.bool_)
+    for count, number in enumerate(numbers, 1):
+        held = fold == number
+        if len(np.unique(labels[~held])) < 2:
+            continue
+        judged |= held
+        say = None if report is None else partial(_of_fold, report, f"fold {count} of {len(numbers)}")
+        for fitted in fit_path(rows[~held], labels[~held], rows[held], ordered, say):
+            predicted[fitted.c][held] = fitted.predicted
+    if not judged.any():
+        raise CohortError(
+            "linear probe: without one patient's rows only one class is left; use patients of mixed classes"
+        )
+    scores = {c: accuracy(labels[judged], found[judged]).balanced for c, found in predicted.items()}
+    return _smallest_best(scores), scores
 
 
 def linear_probe(
@@ -118,8 +155,8 @@ def linear_probe(
 ) -> Probe:
     """A linear probe where there is no validation part: C is chosen by folds of the training rows.
 
-    C is the smallest of `strengths` with the best mean balanced accuracy over `folds` splits of the training rows by
-    group (patient), each standardised by its own training part. The model is then fitted to all training rows.
+    C is chosen by `folds` splits of the training rows by group (patient), as `choose_by_folds` does. The model is then
+    fitted to all training rows.
 
     Args:
         train_x: (N, D). train_y: (N,) labels. train_groups: (N,) patients. test_x: (M, D). test_y: (M,) labels.
@@ -140,21 +177,20 @@ def linear_probe(
         raise CohortError(
             f"linear probe: {patients} patients and {classes} classes to train on; it needs at least two of each"
         )
-    ordered = tuple(sorted(strengths))
     folds = min(folds, patients)
     # a class with fewer rows than folds cannot be stratified
     kind = StratifiedGroupKFold if np.unique(labels, return_counts=True)[1].min() >= folds else GroupKFold
-    splitter = kind(folds, shuffle=True, random_state=0)
-    scores = []
-    for fit, held_out in splitter.split(train, labels, groups):
-        if len(np.unique(labels[fit])) < 2:
-            continue
-        _, found = choose_strength(train[fit], labels[fit], train[held_out], labels[held_out], ordered)
-        scores.append([found[c] for c in ordered])
-    if not scores:
-        raise CohortError(
-            "linear probe: without one patient's rows only one class is left; use patients of mixed classes"
-        )
-    c = ordered[int(np.mean(scores, axis=0).round(9).argmax())]
+    fold = np.zeros(len(labels), np.int64)
+    for number, (_, held) in enumerate(kind(folds, shuffle=True, random_state=0).split(train, labels, groups)):
+        fold[held] = number
+    c, _ = choose_by_folds(train, labels, fold, strengths)
     (fitted,) = fit_path(train, labels, test, (c,))
     return Probe(*accuracy(truth, fitted.predicted), c)
+
+
+def _smallest_best(scores: Mapping[float, float]) -> float:
+    return max(scores, key=lambda c: (round(scores[c], 9), -c))
+
+
+def _of_fold(report: Report, which: str, text: str) -> None:
+    report(f"{text}, {which}")

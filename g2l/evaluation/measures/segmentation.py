@@ -9,6 +9,8 @@ from g2l.evaluation.tables.annotations import IGNORED
 from g2l.evaluation.tasks.task import Predictions
 
 TRUE, FALSE, MISSED = "tp_", "fp_", "fn_"
+# column: how many classes have true pixels in any image, the same in every row, since a measure sees nothing but rows
+CLASSES = "classes"
 
 
 def count_pixels(truth: NDArray[np.uint8], predicted: NDArray[np.uint8], classes: int) -> NDArray[np.int64]:
@@ -42,6 +44,8 @@ def measure_segmentation(predictions: Predictions) -> dict[str, float]:
         `mean IoU`: mean over classes of `IoU <class>` = tp / (tp + fp + fn) of the pixels of all images together.
         `pixel IoU`: tp / (tp + fp + fn) summed over classes too, so that large classes count more.
         nan where undefined; classes that are undefined are left out of means. One class has no value of its own.
+        Drawn images that lost a class (fewer have true pixels than the column `classes` says of the whole) have neither
+        a value of that class nor the two means over classes: the mean over those left is another metric.
     """
     classes = [name.removeprefix(TRUE) for name in predictions if name.startswith(TRUE)]
     counts = np.array([[predictions[kind + name] for name in classes] for kind in (TRUE, FALSE, MISSED)], np.float64)
@@ -49,9 +53,13 @@ def measure_segmentation(predictions: Predictions) -> dict[str, float]:
     dice = _mean(_share(2 * tp, 2 * tp + fp + fn))
     tp, fp, fn = counts.sum(axis=2)
     iou = _share(tp, tp + fp + fn)
+    here = tp + fn > 0
+    lost = CLASSES in predictions and here.sum() < predictions[CLASSES][0]
+    if lost:
+        dice[~here] = iou[~here] = math.nan
     values = {
-        "Dice": float(_mean(dice)),
-        "mean IoU": float(_mean(iou)),
+        "Dice": math.nan if lost else float(_mean(dice)),
+        "mean IoU": math.nan if lost else float(_mean(iou)),
         "pixel IoU": float(_share(tp.sum(), (tp + fp + fn).sum())),
     }
     if len(classes) > 1:

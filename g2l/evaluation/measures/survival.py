@@ -32,8 +32,8 @@ def measure_survival(predictions: Predictions) -> dict[str, float]:
     """
     risk, time = (np.asarray(predictions[name], np.float64) for name in ("risk", "time"))
     event = np.asarray(predictions["event"]) > 0
-    names = sorted(name for name in predictions if name.startswith(HORIZON))
-    horizons = np.array([predictions[name][0] for name in names], np.float64)
+    # by value: by name 10 comes before 2, and deaths "since the one before" would be negative
+    horizons = np.sort([float(predictions[name][0]) for name in predictions if name.startswith(HORIZON)])
     value = math.nan
     if len(horizons):
         value = mean_auc(risk, time, event, np.asarray(predictions["weight"], np.float64), horizons)
@@ -89,6 +89,7 @@ def auc_at(risk: Floats, time: Floats, event: Bools, weight: Floats, horizons: F
 def mean_auc(risk: Floats, time: Floats, event: Bools, weight: Floats, horizons: Floats) -> float:
     """Mean of `auc_at` over the horizons, each weighted by the deaths (Kaplan-Meier) since the one before.
 
+    Args: as `auc_at`; horizons ascend.
     Source: Lambert and Chevret 2014. Horizons at which it is undefined are left out.
     """
     values = auc_at(risk, time, event, weight, horizons)

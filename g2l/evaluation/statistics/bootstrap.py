@@ -24,7 +24,7 @@ LEVEL = 0.95
 # Below this no interval is given. Percentile intervals from few patients are too short: for the mean of a normal
 # variable a nominal 95 % covers 83 % with 5 patients, 90 % with 10 and 93 % with 20 (the last two: test_bootstrap.py).
 FEWEST_PATIENTS = 10
-# Of resamples in which a metric has no value (one class only); with more of them what is left is a selection.
+# Of resamples in which a metric has no value (a class is lost); with more of them what is left is a selection.
 MOST_UNDEFINED = 0.1
 SHOWN = 5
 
@@ -95,7 +95,8 @@ def resample(
     B differences of theirs are paired. Other patients get others, so that a mean over tasks may add its draws up.
 
     Args:
-        measure: columns -> metrics by name; pure.
+        measure: columns -> metrics by name; pure. nan where the drawn rows lost what the metric is a mean over, such as
+            a class: the mean over what is left is another metric.
         predictions: columns of U values, `id` (unique) and `patient` among them.
         progress: wraps the iterable of resamples, as tqdm does.
     Raises:

@@ -7,12 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from g2l.errors import CohortError, ConfigError
-from g2l.evaluation.tables.splits import Rows
+from g2l.evaluation.tables.splits import Rows, Split, check_labels
 from g2l.evaluation.tables.table import Source, Table, Texts
-from g2l.evaluation.tasks.patches import check_classes, check_known, embeddings, whose
+from g2l.evaluation.tasks.patches import check_known, embeddings, named, whose
 from g2l.evaluation.tasks.task import Context, Outcome, Task
 
-# Cramer's V of biology and centre above which a note warns: at .1, 1 % of the association there can be
+# Cramer's V of biology and centre, less what luck gives, above which a note warns: 1 % of the association there can be
 UNBALANCED = 0.1
 
 
@@ -53,7 +53,8 @@ class Robustness(Task):
         """Methods "neighbours" and "clusters"."""
         table, rows = context.table, context.split.test
         found = embeddings(context, rows)
-        facts, notes = _balance(table, rows)
+        facts, said = _balance(table, rows)
+        notes = [f"{said}: robustness to the centre cannot be told from differences of tissue"] if said else []
         outcomes = {"neighbours": self._neighbours(context, found, facts, notes)}
         if self.clustering and len(rows) >= 3:
             outcomes["clusters"] = self._clusters(context, found, facts, notes)
@@ -61,16 +62,16 @@ class Robustness(Task):
 
     def _neighbours(self, context: Context, x: NDArray, balance: dict[str, Any], notes: list[str]) -> Outcome:
         from g2l.evaluation.measures.published import PATHOROB_INDEX, PATHOROB_K
-        from g2l.evaluation.measures.robustness import KINDS, measure_robustness, neighbour_kinds
+        from g2l.evaluation.measures.robustness import columns, measure_robustness, pairs_of
 
         def report(text: str) -> None:
             context.report(f"robustness: {text}")
 
         table, rows = context.table, context.split.test
         slides = origins(table)[rows]
-        counts = neighbour_kinds(x, table.labels[rows], table.centres[rows], slides, self.k, report)
-        predictions = whose(table, rows) | {kind: counts[:, number] for number, kind in enumerate(KINDS)}
-        k, said = int(counts[0].sum()), list(notes)
+        pairs = pairs_of(x, table.labels[rows], table.centres[rows], slides, self.k, report)
+        predictions = whose(table, rows) | columns(pairs)
+        k, said = int(pairs.queries[0].sum()), list(notes)
         if k < self.k:
             said.append(
                 f"only {k} of the {self.k} neighbours asked for lie outside the largest slide: {k} were counted"
@@ -82,7 +83,7 @@ class Robustness(Task):
         return Outcome("patch", predictions, measure_robustness, "robustness index", {"k": k}, said, facts=facts)
 
     def _clusters(self, context: Context, x: NDArray, balance: dict[str, Any], notes: list[str]) -> Outcome:
-        from g2l.evaluation.measures.clustering import CLUSTER, clusters, measure_clustering
+        from g2l.evaluation.measures.clustering import CLUSTER, clusters, mean_rand, measure_clustering
 
         table, rows, said = context.table, context.split.test, list(notes)
         if len(rows) > self.most:
@@ -95,7 +96,12 @@ class Robustness(Task):
             **{f"{CLUSTER}{run}": found.labels[:, run] for run in range(self.repeats)},
         }  # fmt: skip
         chosen = {"clusters": found.number, "chosen on": "silhouette, without labels"}
-        facts = balance | {"silhouettes": found.silhouettes}
+        facts = balance | {
+            "silhouettes": found.silhouettes,
+            "ARI biology": mean_rand(predictions, "biology"),
+            "ARI centre": mean_rand(predictions, "centre"),
+        }
+        said.append("the two ARI behind the clustering score have no interval: copies of a patient raise both")
         # None: the index stands for the task
         return Outcome("patch", predictions, measure_clustering, None, chosen, said, facts=facts)
 
@@ -103,7 +109,9 @@ class Robustness(Task):
 class PerformanceDrop(Task):
     """Average performance drop: balanced accuracy on test of classifiers trained with class and centre ever closer.
 
-    Training and validation rows are drawn by centre from train and val; the test part is used whole.
+    Training and validation rows are drawn by centre from train and val. Of the test part all rows of the same centres
+    are judged, and every pair of class and centre weighs the same: in a test part in which they go together, who knows
+    the centre alone would gain by bias. The drop stands for no rank: who cannot tell the classes has none either.
     """
 
     kind: ClassVar[str] = "robustness"
@@ -125,23 +133,51 @@ class PerformanceDrop(Task):
         check_known(table, table.labels, "label")
         check_known(table, table.centres, "centre")
 
-    def run(self, context: Context) -> dict[str, Outcome]:
-        """Method "drop"."""
-        from g2l.evaluation.measures.drop import biased_predictions, measure_drop
+    def check_split(self, table: Table, split: Split) -> None:
+        """CohortError: fewer than two centres send every class, or test lacks a class in one of them."""
+        check_labels(table, split, ("test",))
+        _pairs(table, split)
 
-        check_classes(context)
+    def run(self, context: Context) -> dict[str, Outcome]:
+        """Method "drop".
+
+        Raises:
+            CohortError: as `check_split`, or val lacks a class in one of the centres.
+        """
+        from g2l.evaluation.measures.drop import biased_predictions, columns, measure_drop
+
         table, split = context.table, context.split
+        self.check_split(table, split)
+        rows, used = _pairs(table, split)
         train, val = (
-            (embeddings(context, rows), table.labels[rows], table.centres[rows]) for rows in (split.train, split.val)
+            (embeddings(context, part), table.labels[part], table.centres[part]) for part in (split.train, split.val)
         )
-        test = embeddings(context, split.test)
-        columns, strengths = biased_predictions(
+        test = embeddings(context, rows)
+        answers, strengths = biased_predictions(
             train, val, test, self.levels, self.repeats, context.seed, context.report
         )
-        predictions = whose(table, split.test) | {"truth": table.labels[split.test]} | columns
+        predictions = whose(table, rows) | columns(table.labels[rows], table.centres[rows], answers)
         chosen = {"C": strengths, "chosen on": "balanced accuracy on val, drawn like the training rows"}
-        facts, _ = _balance(table, split.test)
-        return {"drop": Outcome("patch", predictions, measure_drop, "APD", chosen, facts=facts)}
+        facts, said = _balance(table, rows)
+        notes = ["who cannot tell the classes has no drop either: read APD beside the balanced accuracy"]
+        if len(rows) < len(split.test):
+            left, others = len(split.test) - len(rows), np.setdiff1d(table.centres[split.test], used)
+            notes.append(f"{left:,} test images of centres that no training used ({named(others)}) are left out")
+        if said:
+            least = int(np.min(facts["cross table"]["counts"]))
+            notes.append(f"{said}: each pair of them weighs the same, the rarest has {least:,} images")
+        return {"drop": Outcome("patch", predictions, measure_drop, None, chosen, notes, facts=facts)}
+
+
+def _pairs(table: Table, split: Split) -> tuple[Rows, Texts]:
+    """Test rows of the centres that training uses, which must hold every class of every centre; and these centres."""
+    from g2l.evaluation.measures.drop import centres_for, check_cells
+
+    classes = np.unique(table.labels[split.train])
+    used = centres_for(table.labels[split.train], table.centres[split.train], classes)
+    rows = split.test[np.isin(table.centres[split.test], used)]
+    check_cells(table.labels[rows], table.centres[rows], classes, used)
+    return rows, used
 
 
 def origins(table: Table) -> Texts:
@@ -161,22 +197,22 @@ def origins(table: Table) -> Texts:
     return np.char.add(np.char.add(table.centres, "/"), known)
 
 
-def _balance(table: Table, rows: Rows) -> tuple[dict[str, Any], list[str]]:
-    """The cross table of biology and centre, Cramer's V, and what must be said of it."""
-    biology, of_biology = np.unique(table.labels[rows], return_inverse=True)
-    centre, of_centre = np.unique(table.centres[rows], return_inverse=True)
-    counts = np.zeros((len(biology), len(centre)), np.int64)
-    np.add.at(counts, (of_biology, of_centre), 1)
-    expected = np.outer(counts.sum(axis=1), counts.sum(axis=0)) / len(rows)
-    freedom = min(counts.shape) - 1
-    v = math.sqrt(((counts - expected) ** 2 / expected).sum() / (len(rows) * freedom)) if freedom else math.nan
+def _balance(table: Table, rows: Rows) -> tuple[dict[str, Any], str]:
+    """The cross table of biology and centre, Cramer's V by slides, and how to say that they go together, if they do."""
+    from g2l.evaluation.measures.association import cramers_v, cross_table
+
+    biology, centre = table.labels[rows], table.centres[rows]
+    slides = np.char.add(np.char.add(centre, "/"), np.where(table.slides != "", table.slides, table.units)[rows])
+    classes, centres, counts = cross_table(biology, centre)
+    v = cramers_v(biology, centre, slides)
     facts = {
-        "cross table": {"biology": biology.tolist(), "centres": centre.tolist(), "counts": counts.tolist()},
+        "cross table": {"biology": classes.tolist(), "centres": centres.tolist(), "counts": counts.tolist()},
         "Cramer's V": v,
     }
-    if not freedom:
-        return facts, ["the test part has one class or one centre only: nothing can be said of robustness"]
+    if min(counts.shape) < 2:
+        return facts, "the test part has one class or one centre only"
+    if math.isnan(v):
+        return facts, "the slides are too few to tell whether biology and centre go together"
     if v > UNBALANCED:
-        said = f"biology and centre go together (Cramer's V {v:.2f}, {int((counts == 0).sum())} empty cells)"
-        return facts, [f"{said}: robustness to the centre cannot be told from differences of tissue"]
-    return facts, []
+        return facts, f"biology and centre go together (Cramer's V {v:.2f}, {int((counts == 0).sum())} empty cells)"
+    return facts, ""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from g2l.errors import CohortError, ConfigError
 from g2l.evaluation.measures.segmentation import (
+    CLASSES,
     FALSE,
     MISSED,
     TRUE,
@@ -197,6 +198,8 @@ class Segmentation(Task):
             counts[image, :3] += count_pixels(truth.codes(row), predicted[row], classes)
             counts[image, 3] += np.bincount(predicted[row].ravel(), minlength=classes + 1)[1:]
         columns: dict[str, NDArray] = {"id": names, "patient": table.units[rows[firsts]]}
+        true = counts[:, :3:2].sum(axis=(0, 1))
+        columns[CLASSES] = np.full(len(names), (true > 0).sum())
         for kind, prefix in enumerate((TRUE, FALSE, MISSED, PREDICTED)):
             columns |= {prefix + name: counts[:, kind, code] for code, name in enumerate(truth.names)}
         return columns

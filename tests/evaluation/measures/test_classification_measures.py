@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from g2l.evaluation.measures.classification import columns, measure_classification
+from g2l.evaluation.statistics.bootstrap import interval
 
 NAMES = np.array(["fat", "gland", "stroma", "tumour"])
 
@@ -52,7 +53,7 @@ def test_agrees_with_torchmetrics():
 def test_a_class_absent_from_the_truth_is_left_out_of_auc_and_balance():
     predictions, _, shares = simulated(2)
     keep = predictions["truth"] != "tumour"
-    drawn = {name: column[keep] for name, column in predictions.items()}
+    drawn = columns(predictions["truth"][keep], predictions["predicted"][keep], NAMES, shares[keep])
     aucs = []
     for number, name in enumerate(NAMES[:3]):
         positive, score = drawn["truth"] == name, shares[keep, number]
@@ -65,10 +66,46 @@ def test_a_class_absent_from_the_truth_is_left_out_of_auc_and_balance():
 
 def test_one_class_in_the_truth_has_no_auc():
     predictions, _, _ = simulated(3)
-    alone = {name: column[predictions["truth"] == "fat"] for name, column in predictions.items()}
+    alone = {name: column[predictions["truth"] == "fat"] for name, column in predictions.items() if name != "classes"}
     found = measure_classification(alone)
     assert math.isnan(found["AUC"])
     assert found["accuracy"] == found["balanced accuracy"] == np.mean(alone["predicted"] == "fat")
+
+
+def test_drawn_rows_that_lost_a_class_have_no_mean_over_classes():
+    predictions, _, _ = simulated(6)
+    whole = measure_classification(predictions)
+    drawn = {name: column[predictions["truth"] != "fat"] for name, column in predictions.items()}
+    found = measure_classification(drawn)
+    assert math.isnan(found["AUC"]) and math.isnan(found["balanced accuracy"])
+    assert found["accuracy"] == np.mean(drawn["truth"] == drawn["predicted"]) and found["weighted F1"] > 0
+    other = np.where(predictions["truth"] == "fat", "unknown", predictions["truth"])
+    shares = np.stack([predictions[f"p_{name}"] for name in NAMES], axis=1)
+    strange = columns(other, predictions["predicted"], NAMES, shares)
+    assert not math.isnan(measure_classification(strange)["balanced accuracy"])
+    lost = {name: column[other != "unknown"] for name, column in strange.items()}
+    assert math.isnan(measure_classification(lost)["balanced accuracy"])
+    assert not math.isnan(whole["AUC"])
+
+
+@pytest.mark.parametrize(("patients", "lost"), [(1, 0.37), (2, 0.13), (3, 0.05)])
+def test_an_interval_is_of_draws_that_hold_every_class(patients, lost):
+    """A rare class that is always missed: without it balanced accuracy would be .9 and not .6."""
+    truth = np.array(["a"] * 20 + ["b"] * 20 + ["c"] * patients)
+    predicted = np.where(truth == "c", "a", truth)
+    predicted[[0, 1, 20, 21]] = ["b", "b", "a", "a"]
+    names = np.array(["a", "b", "c"])
+    ids = np.char.mod("%02d", np.arange(len(truth)))
+    rows = {"id": ids, "patient": ids} | columns(
+        truth, predicted, names, np.where(predicted[:, None] == names, 0.8, 0.1)
+    )
+    found = interval(measure_classification, rows, 2000)
+    for metric in ("AUC", "balanced accuracy"):
+        assert found[metric].undefined == pytest.approx(lost, abs=0.02)
+        assert math.isnan(found[metric].low) == (lost > 0.1)
+    if patients == 3:
+        assert found["balanced accuracy"].high <= 2 / 3
+    assert found["accuracy"].undefined == 0 and found["accuracy"].low < found["accuracy"].high
 
 
 def test_a_class_without_a_column_is_missed_by_every_row():

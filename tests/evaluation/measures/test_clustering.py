@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from g2l.evaluation.measures.clustering import adjusted_rand, clusters, measure_clustering
+from g2l.evaluation.measures.clustering import adjusted_rand, clusters, mean_rand, measure_clustering
+from g2l.evaluation.statistics.bootstrap import interval
 
 
 def two_by_two(seed: int, biology_gap: float, centre_gap: float, n: int = 160):
@@ -56,3 +57,21 @@ def test_rows_that_are_all_the_same_have_a_score_of_nothing():
     result, found = score(np.ones((12, 3), np.float32), np.array(list("ab") * 6), np.array(list("xxyy") * 3))
     assert found.silhouettes == {}
     assert result["clustering score"] == pytest.approx(0, abs=1e-12)
+
+
+def test_the_score_has_an_interval_about_its_value_and_the_two_indices_have_none():
+    """Clusters that follow the patient: each ARI rises with the copies of a draw, and their difference does not."""
+    rng = np.random.default_rng(1)
+    owner = np.repeat(np.arange(20), 10)
+    biology, centre = owner % 2, rng.permutation(np.arange(20) // 2 % 2)[owner]
+    columns = {"id": np.char.mod("%03d", np.arange(200)), "patient": owner, "biology": biology, "centre": centre}
+    columns |= {"cluster_0": owner // 2, "cluster_1": owner}
+    found = interval(measure_clustering, columns, 300)
+    assert list(found) == ["clustering score"]
+    score = found["clustering score"]
+    assert score.low < score.value < score.high
+    assert score.value == mean_rand(columns, "biology") - mean_rand(columns, "centre")
+    runs = [adjusted_rand(biology, columns[name]) for name in ("cluster_0", "cluster_1")]
+    assert mean_rand(columns, "biology") == pytest.approx(np.mean(runs))
+    alone = interval(lambda drawn: {"ARI": mean_rand(drawn, "biology")}, columns, 300)["ARI"]
+    assert alone.low > alone.value

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from g2l.errors import CohortError
-from g2l.evaluation.measures.drop import average_drop, biased_predictions, centres_for, draw, measure_drop
+from g2l.evaluation.measures.drop import (
+    average_drop,
+    biased_predictions,
+    centres_for,
+    check_cells,
+    columns,
+    draw,
+    measure_drop,
+)
+from g2l.evaluation.statistics.bootstrap import interval
 
 
 def cohort(seed: int, n: int, centre_gap: float, classes: int = 2, centres: int = 2):
@@ -51,9 +60,9 @@ def test_an_embedding_that_shows_the_hospital_loses_and_one_that_does_not_loses_
     found = {}
     for name, gap in (("blind", 0.0), ("shows", 6.0)):
         train, val, test = (cohort(seed, n, gap) for seed, n in ((2, 400), (3, 200), (4, 400)))
-        columns, strengths = biased_predictions(train, val, test[0], levels=2, repeats=2)
+        answers, strengths = biased_predictions(train, val, test[0], levels=2, repeats=2)
         assert sorted(strengths) == ["0_0", "0_1", "0_2", "1_0", "1_1", "1_2"]
-        found[name] = measure_drop({"truth": test[1]} | columns)
+        found[name] = measure_drop(columns(test[1], test[2], answers))
     assert found["blind"]["APD"] == pytest.approx(0, abs=0.03)
     assert found["shows"]["APD"] < -0.1
     assert found["shows"]["balanced accuracy"] > 0.7
@@ -72,3 +81,50 @@ def test_a_validation_part_without_a_class_in_a_centre_is_refused():
     keep = (val[1] == "class 0") | (val[2] == "centre 0")
     with pytest.raises(CohortError, match="val lacks a class"):
         biased_predictions(train, (val[0][keep], val[1][keep], val[2][keep]), val[0], 1, 1)
+
+
+def test_balanced_accuracy_is_the_mean_over_pairs_of_class_and_centre():
+    truth, centre = np.array(list("aaaaabbb")), np.array(list("xxxxyxyy"))
+    right = np.array([1, 1, 1, 0, 0, 1, 1, 0], bool)
+    answer = np.where(right, truth, np.where(truth == "a", "b", "a"))
+    made = columns(truth, centre, {"predicted_0_0": answer, "predicted_0_1": truth})
+    found = measure_drop(made)
+    assert found["balanced accuracy"] == pytest.approx((3 / 4 + 0 + 1 + 1 / 2) / 4)
+    assert found["fully biased"] == 1
+    assert found["APD"] == pytest.approx(1 / found["balanced accuracy"] - 1)
+    lost = measure_drop({name: column[:4] for name, column in made.items()})
+    assert all(math.isnan(value) for value in lost.values()) and len(lost) == 3
+
+
+def test_an_encoder_that_sees_the_centre_alone_gains_nothing_where_test_is_confounded_as_training():
+    """95 % of the test rows are of the class that training gave their centre."""
+    rng = np.random.default_rng(0)
+    train, val, test = (cohort(seed, n, 4.0) for seed, n in ((2, 400), (3, 200), (4, 2000)))
+    for part in (train, val, test):
+        part[0][:, 0] = rng.normal(size=len(part[0]))  # no class in it
+    same = np.char.replace(test[1], "class", "") == np.char.replace(test[2], "centre", "")
+    kept = rng.random(2000) < np.where(same, 0.95, 0.05)
+    x, truth, centre = test[0][kept], test[1][kept], test[2][kept]
+    answers, _ = biased_predictions(train, val, x, levels=2, repeats=2)
+    assert np.mean(truth == answers["predicted_0_2"]) > 0.9
+    found = measure_drop(columns(truth, centre, answers))
+    # about 25 rows in each of the rare pairs
+    assert found["fully biased"] == pytest.approx(0.5, abs=0.06) and abs(found["APD"]) < 0.15
+
+
+def test_draws_that_lost_a_pair_have_no_value():
+    truth, centre = np.array(list("ab") * 20), np.array(list("xxyy") * 10)
+    centre[:] = np.where(np.arange(40) % 2, centre, "x")
+    centre[0] = "y"  # the only a of y
+    ids = np.char.mod("%02d", np.arange(40))
+    made = columns(truth, centre, {"predicted_0_0": truth, "predicted_0_1": truth})
+    found = interval(measure_drop, {"id": ids, "patient": ids} | made, 400)["APD"]
+    assert found.value == 0 and found.undefined == pytest.approx(math.exp(-1), abs=0.06) and math.isnan(found.low)
+
+
+def test_a_test_part_that_lacks_a_class_in_a_centre_is_refused_by_name():
+    labels, places = np.array(list("abab")), np.array(list("xxyy"))
+    check_cells(labels, places, np.array(["a", "b"]), np.array(["x", "y"]))
+    with pytest.raises(CohortError, match=r"test has no b of y; give it") as raised:
+        check_cells(labels[:3], places[:3], np.array(["a", "b"]), np.array(["x", "y"]))
+    assert "\n" not in str(raised.value)

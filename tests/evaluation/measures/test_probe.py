@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from g2l.errors import CohortError
-from g2l.evaluation.measures.probe import STRENGTHS, linear_probe
+from g2l.evaluation.measures.probe import STRENGTHS, choose_by_folds, linear_probe
 
 
 def cohort(seed: int, n: int = 600, width: int = 20, classes: int = 3, gap: float = 0.6, patients: int = 12):
@@ -79,6 +79,33 @@ def test_converges_at_the_size_of_the_demo_and_on_separable_classes():
         result = linear_probe(*cohort(6, n=4000, width=200, classes=6, gap=1.0))
         linear_probe(*cohort(7, n=12, width=4, gap=5.0, classes=2, patients=6))
     assert result.accuracy > 0.95
+
+
+def test_the_choice_by_folds_is_that_of_predictions_of_all_folds_together():
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import balanced_accuracy_score
+    from sklearn.model_selection import PredefinedSplit, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    x, y, patient, _, _ = cohort(8, n=300)
+    fold, said = patient % 3, []
+    c, scores = choose_by_folds(x, y, fold, report=said.append)
+    for strength, score in scores.items():
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=5000))
+        expected = balanced_accuracy_score(y, cross_val_predict(model, x, y, cv=PredefinedSplit(fold)))
+        assert score == pytest.approx(expected, abs=0.02)
+    assert list(scores) == sorted(STRENGTHS) and scores[c] == max(scores.values())
+    assert len(said) == 21 and said[0] == "linear probe: C 1 of 7, fold 1 of 3"
+
+
+def test_folds_that_hold_one_class_each_still_hear_both():
+    """Patients of one class each: judged by itself a fold would reward who always says its class."""
+    rng = np.random.default_rng(0)
+    y = np.repeat([0, 0, 0, 0, 0, 0, 0, 0, 1, 1], 20)
+    x = rng.normal(size=(200, 30)) + np.eye(30)[0] * 4 * y[:, None]
+    c, scores = choose_by_folds(x, y, np.repeat(np.arange(10), 20))
+    assert scores[min(STRENGTHS)] == 0.5 and c > min(STRENGTHS) and scores[c] > 0.8
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from torchmetrics.functional.classification import multiclass_jaccard_index
 from torchmetrics.functional.segmentation import dice_score
 
 from g2l.evaluation.measures.segmentation import count_pixels, measure_segmentation, undefined_images
+from g2l.evaluation.statistics.bootstrap import interval
 
 NAMES = ("gland", "nucleus", "stroma")
 
@@ -103,6 +104,24 @@ def test_an_image_with_none_of_a_class_in_truth_and_prediction_is_left_out_and_c
     found = columns(np.concatenate([full, empty]), np.concatenate([full, full]), ("nucleus",))
     assert measure_segmentation(found)["Dice"] == 0.5
     assert undefined_images(found) == {"nucleus": 0}
+
+
+def test_drawn_images_that_lost_a_class_have_no_mean_over_classes():
+    """One image of 30 holds a class that is missed; some others have pixels of it that are none."""
+    truth = np.ones((30, 8, 8), np.uint8)
+    truth[3, 0] = 2
+    predicted = np.ones_like(truth)
+    predicted[5, 0, 0] = 2
+    names = np.char.mod("%02d", np.arange(30))
+    found = columns(truth, predicted, NAMES[:2]) | {"id": names, "patient": names, "classes": np.full(30, 2)}
+    whole = measure_segmentation(found)
+    assert whole["Dice gland"] > 0.9 and whole["Dice nucleus"] == 0 and whole["Dice"] < 0.5
+    without = measure_segmentation({name: np.delete(column, 3) for name, column in found.items()})
+    assert without["Dice gland"] > 0.9 and without["pixel IoU"] > 0.9
+    assert all(math.isnan(without[name]) for name in ("Dice", "mean IoU", "Dice nucleus", "IoU nucleus"))
+    drawn = interval(measure_segmentation, found, 400)
+    assert drawn["Dice"].undefined == pytest.approx(math.exp(-1), abs=0.06) and math.isnan(drawn["Dice"].high)
+    assert drawn["pixel IoU"].undefined == 0
 
 
 def test_one_class_has_no_value_of_its_own():

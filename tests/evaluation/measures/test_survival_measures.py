@@ -146,6 +146,20 @@ def test_measure_reads_columns_and_is_nan_where_undefined():
     assert all(math.isnan(value) for value in measure_survival({**columns, "event": 0 * weight, **more}).values())
 
 
+@pytest.mark.parametrize("intervals", [4, 12, 16])
+def test_horizons_are_taken_in_time_and_not_by_name(intervals):
+    """horizon_10 comes before horizon_2 by name."""
+    train, (risk, time, event) = cohort(6, 400, tied=False), cohort(7, 400, tied=False)
+    inside = time < train[1].max()
+    risk, time, event = risk[inside], time[inside], event[inside]
+    cuts = np.quantile(train[1][train[2]], np.arange(1, intervals) / intervals)
+    weight = censoring_weights(time, event, train[1], train[2])
+    made = {f"horizon_{k + 1}": np.full(len(risk), at) for k, at in enumerate(cuts)}
+    found = measure_survival({"risk": risk, "time": time, "event": event, "weight": weight, **made})
+    structured = Surv.from_arrays(train[2], train[1]), Surv.from_arrays(event, time)
+    assert found["AUC over time"] == pytest.approx(cumulative_dynamic_auc(*structured, risk, cuts)[1], rel=1e-10)
+
+
 def test_a_thousand_resamples_of_five_hundred_patients_take_seconds():
     risk, time, event = cohort(5, 500)
     weight = censoring_weights(time, event, time, event)

@@ -11,8 +11,9 @@ from evaluation.tasks.blind import assert_blind_to_test_labels
 
 from g2l.errors import CohortError, ConfigError, G2LError
 from g2l.evaluation.measures.robustness import robustness
+from g2l.evaluation.statistics.bootstrap import interval
 from g2l.evaluation.tables.table import Source, Table
-from g2l.evaluation.tasks.robustness import PerformanceDrop, Robustness, origins
+from g2l.evaluation.tasks.robustness import PerformanceDrop, Robustness, _balance, origins
 
 
 def made(seed: int = 0, n: int = 240, biology_gap: float = 1.0, centre_gap: float = 1.0, part: str = "test"):
@@ -88,6 +89,41 @@ def test_fewer_neighbours_than_asked_for_are_noted():
     assert any("only 220 of the 1000" in note for note in outcome.notes)
 
 
+def test_the_columns_can_be_written_and_measured_on_drawn_patients():
+    table, x = made(4)
+    outcome = Robustness(Source(), k=5, clustering=False).run(context(table, MadeFeatures(x)))["neighbours"]
+    assert all(column.shape == (240,) for column in outcome.predictions.values())
+    found = interval(outcome.measure, outcome.predictions, 100)
+    index = found["robustness index"]
+    assert index.low < index.value < index.high and index.undefined == 0
+    assert found["support"].value > 0 and math.isnan(found["support"].low)
+
+
+def test_the_two_indices_behind_the_clustering_score_are_facts():
+    table, x = made(12)
+    outcome = Robustness(Source(), repeats=2).run(context(table, MadeFeatures(x)))["clusters"]
+    metrics = outcome.measure(outcome.predictions)
+    assert set(metrics) == {"clustering score"}
+    assert metrics["clustering score"] == outcome.facts["ARI biology"] - outcome.facts["ARI centre"]
+    assert any("have no interval" in note for note in outcome.notes)
+
+
+def test_luck_with_few_slides_is_no_warning_and_slides_that_say_the_class_are():
+    table, _ = made(13, n=2000)
+    slide = np.repeat(np.arange(100), 20)
+    warned = {"luck": 0, "real": 0}
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        centre = rng.integers(0, 4, 100)
+        for name, biology in (("luck", rng.integers(0, 4, 100)), ("real", (centre + (rng.random(100) < 0.5)) % 4)):
+            columns = {"labels": biology, "centres": centre, "slides": np.arange(100)}
+            drawn = replace(table, **{key: np.char.mod("%d", values[slide]) for key, values in columns.items()})
+            warned[name] += bool(_balance(drawn, np.arange(2000))[1])
+    assert warned["luck"] <= 7 and warned["real"] == 20
+    half = np.char.mod("%d", slide // 50)
+    assert "too few to tell" in _balance(replace(table, labels=half, centres=half, slides=half), np.arange(2000))[1]
+
+
 def test_a_part_of_many_images_is_clustered_and_noted():
     table, x = made(5)
     outcome = Robustness(Source(), repeats=2, most=50).run(context(table, MadeFeatures(x)))["clusters"]
@@ -109,7 +145,7 @@ def test_slides_of_the_same_name_in_two_centres_are_two_and_patients_stand_in_fo
 
 def test_clusters_are_made_without_labels():
     table, x = made(7)
-    judged = ("biology", "ss", "so", "os", "oo")
+    judged = ("biology", "ss", "so", "os", "oo", "of_", "all_")
     assert_blind_to_test_labels(Robustness(Source(), repeats=2), context(table, MadeFeatures(x)), judged=judged)
 
 
@@ -164,6 +200,36 @@ def test_the_drop_is_large_where_the_embedding_shows_the_centre():
         assert set(outcome.chosen["C"]) == {"0_0", "0_1", "0_2", "1_0", "1_1", "1_2"}
     assert found[0] == pytest.approx(0, abs=0.05)
     assert found[1] < -0.1
+
+
+def test_a_test_part_of_other_proportions_is_noted_and_pairs_weigh_the_same():
+    """Confounded as the training that is fully biased: the drop is still a drop, stands for no rank, and is noted."""
+    table, x = three_parts(30, 4.0)
+    same = table.labels == np.char.replace(table.centres, "centre", "class")
+    rare = (table.splits == "test") & ~same & (np.arange(1440) % 16 > 3)
+    split = replace(table, splits=np.where(rare, "", table.splits))
+    outcome = PerformanceDrop(Source(), levels=1, repeats=1).run(context(split, MadeFeatures(x)))["drop"]
+    assert outcome.primary is None and outcome.measure(outcome.predictions)["APD"] < -0.1
+    assert any(
+        "biology and centre go together" in note and "the rarest has 30 images" in note for note in outcome.notes
+    )
+    assert any("cannot tell the classes" in note for note in outcome.notes)
+    whole = PerformanceDrop(Source(), levels=1, repeats=1).run(context(table, MadeFeatures(x)))["drop"]
+    assert len(whole.notes) == 1
+
+
+def test_test_rows_of_centres_no_training_used_are_left_out_and_empty_pairs_refused():
+    table, x = three_parts(40, 1.0)
+    test = table.splits == "test"
+    other = test & (np.arange(1440) % 24 < 4)
+    moved = replace(table, centres=np.where(other, "centre 9", table.centres))
+    outcome = PerformanceDrop(Source(), levels=1, repeats=1).run(context(moved, MadeFeatures(x)))["drop"]
+    assert set(outcome.predictions["centre"]) == {"centre 0", "centre 1"}
+    assert any("80 test images of centres that no training used (centre 9) are left out" in n for n in outcome.notes)
+    lone = test & (table.centres == "centre 1") & (table.labels == "class 1")
+    gone = replace(table, splits=np.where(lone, "", table.splits))
+    with pytest.raises(CohortError, match="test has no class 1 of centre 1"):
+        PerformanceDrop(Source()).run(context(gone, MadeFeatures(x)))
 
 
 def test_the_drop_is_fitted_without_labels_of_the_test_part():
