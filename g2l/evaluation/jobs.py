@@ -17,6 +17,8 @@ from g2l.evaluation.tables.splits import Split, make_split
 from g2l.evaluation.tables.table import Source, Table
 from g2l.evaluation.tasks.task import Task
 
+RESERVED = ("embeddings", "report", "metrics.json", "metrics.csv")  # what else lies in the folder of the results
+
 
 @dataclass(frozen=True)
 class Job:
@@ -60,6 +62,11 @@ def prepare(
             for other in names[:number]
             if folder_name(other) == folder
         ]
+    problems += [
+        f"task {name!r} would share a folder with what else lies there; rename it"
+        for name in tasks
+        if folder_name(name) in RESERVED
+    ]
     read = _Reader(seed, prints, allow_leak, report)
     jobs = []
     for name, task in tasks.items():
@@ -95,6 +102,7 @@ class _Reader:
         table = self._tables[data]
         task.check(table)
         split = make_split(table, task.parts, seed=self.seed)
+        task.check_split(table, split)
         notes = list(split.notes)
         parts = [getattr(split, part) for part in task.parts]
         # Slides are told apart by name and patient; images can be copies of one another under any name.
@@ -131,10 +139,15 @@ def digest(plain: Any) -> str:
 
 
 def parts_of(job: Job) -> dict[str, dict[str, int]]:
-    """Rows and patients of each part, for the report."""
-    units = job.table.units
+    """Rows of each part, and as far as they are known of all its rows, its patients, else its slides."""
+    table = job.table
     found = {}
     for part in job.task.parts:
         rows = getattr(job.split, part)
-        found[part] = {"rows": len(rows), "patients": len(np.unique(units[rows]))}
+        patients, slides = table.patients[rows], table.slides[rows]
+        found[part] = {"rows": len(rows)}
+        if table.independent or (patients != "").all():
+            found[part]["patients"] = len(np.unique(table.units[rows]))
+        elif job.task.needs == "bag" or ((patients != "") | (slides != "")).all():
+            found[part]["slides"] = len(np.unique(table.units[rows]))
     return found

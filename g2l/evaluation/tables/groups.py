@@ -32,7 +32,7 @@ def groups_of(table: Table) -> NDArray[np.int64]:
     return found
 
 
-def carve(groups: NDArray[np.int64], labels: Texts, share: float, seed: int) -> NDArray[np.bool_]:
+def carve(groups: NDArray[np.int64], labels: Texts, share: float, seed: int, keep: int = 1) -> NDArray[np.bool_]:
     """(N,) which rows are held out: whole groups that hold about `share` of every class.
 
     Groups come in an order drawn with `seed`, and are taken when that brings the classes nearer to their share. The
@@ -40,13 +40,16 @@ def carve(groups: NDArray[np.int64], labels: Texts, share: float, seed: int) -> 
     idea is that of scikit-learn's StratifiedGroupKFold, which knows neither of the two, nor other shares.)
 
     Args:
-        groups: (N,) any whole numbers, at least two different ones. labels: (N,), "" is a class as well.
+        groups: (N,) any whole numbers, at least two different ones.
+        labels: (N,), "" is a class as well; or (N, S): the classes of each column are spread.
         share: between 0 and 1, of the rows of each class.
+        keep: groups that a class keeps where it has more: one for each part that is still to be filled.
     """
     table = _counts(groups, labels)
     total, present = table.sum(0), table > 0
     order = np.random.default_rng(seed).permutation(len(table))
     taken, left = np.zeros(len(total)), present.sum(0)
+    kept = np.clip(left - 1, 1, keep)
     held = np.zeros(len(table), np.bool_)
 
     def take(group: int) -> None:
@@ -56,12 +59,16 @@ def carve(groups: NDArray[np.int64], labels: Texts, share: float, seed: int) -> 
 
     for group in order.tolist():
         now, then = taken / total - share, (taken + table[group]) / total - share
-        if left[present[group]].min() > 1 and (then @ then) < (now @ now):
+        if (left > kept)[present[group]].all() and (then @ then) < (now @ now):
             take(group)
-    for label in range(len(total)):
-        spare = [g for g in order.tolist() if not held[g] and present[g, label] and left[present[g]].min() > 1]
-        if not taken[label] and spare:
-            take(min(spare, key=lambda group: table[group].sum()))
+    # a class that is not held out at all is worse than one that the next part lacks
+    for least in (kept, np.ones_like(kept)):
+        for label in range(len(total)):
+            spare = [
+                g for g in order.tolist() if not held[g] and present[g, label] and (left > least)[present[g]].all()
+            ]
+            if not taken[label] and spare:
+                take(min(spare, key=lambda group: table[group].sum()))
     if not held.any():  # every group is the last of some class: one must go
         take(int(order[0]))
     return held[np.unique(groups, return_inverse=True)[1]]
@@ -91,11 +98,15 @@ def deal(groups: NDArray[np.int64], labels: Texts, k: int, seed: int) -> NDArray
 
 
 def _counts(groups: NDArray[np.int64], labels: Texts) -> NDArray[np.float64]:
-    """(G, C) rows of each class in each group."""
-    group, label = np.unique(groups, return_inverse=True)[1], np.unique(labels, return_inverse=True)[1]
-    table = np.zeros((group.max() + 1, label.max() + 1))
-    np.add.at(table, (group, label), 1)
-    return table
+    """(G, C) rows of each class in each group; of several columns (N, S) the classes stand side by side."""
+    group = np.unique(groups, return_inverse=True)[1]
+    tables = []
+    for column in labels.reshape(len(labels), -1).T:
+        label = np.unique(column, return_inverse=True)[1]
+        table = np.zeros((group.max() + 1, label.max() + 1))
+        np.add.at(table, (group, label), 1)
+        tables.append(table)
+    return np.hstack(tables)
 
 
 def _codes(column: Texts) -> NDArray[np.int64]:

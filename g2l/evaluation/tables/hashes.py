@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from g2l.evaluation.tables.table import Table
+from g2l.errors import CohortError
+from g2l.evaluation.tables.table import SHOWN, Table
 
 GRID = 9  # cells of the grey picture that is compared with its neighbours to the right and below
 BITS = 2 * (GRID - 1) ** 2
@@ -20,6 +21,7 @@ SYMMETRIES = 8  # of a square
 # sections: 96 % of the glass and 7 % of the tissue; of the others no two are taken for copies, with 2 instead 56 pairs.
 FLAT = 4.0
 FORMAT = 1
+BLOCK, KEPT = 1_000, 20_000  # images between two reports; between two times that the prints are written
 
 
 class Prints(NamedTuple):
@@ -66,25 +68,41 @@ def print_images(
         cache: an .npz that remembers prints by path, size and time of the file; made where absent.
         report: told how far it is.
     Raises:
-        CohortError: an image that cannot be read.
+        CohortError: images that cannot be read, the first ones and their number; or a cache that cannot be written.
     """
     from g2l.evaluation.embedding.images import read_image
 
     keys = _keys(table, rows)
     known = _read(cache)
     missing = np.flatnonzero([key not in known for key in keys])
+    unreadable: list[str] = []
 
-    def one(position: int) -> tuple[NDArray[np.uint8], NDArray[np.float16], bool]:
+    def one(position: int) -> tuple[NDArray[np.uint8], NDArray[np.float16], bool] | None:
         row = int(rows[position])
-        return print_image(read_image(str(table.paths[row]), int(table.rows[row])))
+        try:
+            return print_image(read_image(str(table.paths[row]), int(table.rows[row])))
+        except CohortError as error:
+            unreadable.append(str(error))
+            return None
 
-    with ThreadPoolExecutor(threads) as pool:
-        for done, (position, made) in enumerate(zip(missing.tolist(), pool.map(one, missing.tolist()), strict=True)):
-            known[keys[position]] = made
-            if done % 1000 == 999:
-                report(f"prints of images, to find copies: {done + 1} of {len(missing)}")
-    if cache is not None and len(missing):
-        _write(cache, known)
+    kept = 0
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            # in blocks: what was made is kept, whatever ends this run
+            for start in range(0, len(missing), BLOCK):
+                block = missing[start : start + BLOCK].tolist()
+                made = zip(block, pool.map(one, block), strict=True)
+                known |= {keys[position]: found for position, found in made if found is not None}
+                report(f"prints of images, to find copies: {start + len(block)} of {len(missing)}")
+                if cache is not None and start - kept >= KEPT:
+                    _write(cache, known)
+                    kept = start
+    finally:
+        if cache is not None and len(missing):
+            _write(cache, known)
+    if unreadable:
+        more = f"; and {len(unreadable) - SHOWN} more" if len(unreadable) > SHOWN else ""
+        raise CohortError(f"{'; '.join(sorted(unreadable)[:SHOWN])}{more}")
     found = [known[key] for key in keys]
     shape = (len(found), SYMMETRIES, BITS // 8)
     bits = np.array([one[0] for one in found], np.uint8).reshape(shape)
@@ -124,14 +142,19 @@ def _read(cache: Path | None) -> Known:
 
 
 def _write(cache: Path, known: Known) -> None:
-    cache.parent.mkdir(parents=True, exist_ok=True)
+    if not known:
+        return
     partial = cache.with_name(f".{cache.name}.{os.getpid()}.partial")
-    with partial.open("wb") as stream:
-        np.savez(
-            stream,
-            keys=np.array(list(known)),
-            bits=np.stack([one[0] for one in known.values()]),
-            colours=np.stack([one[1] for one in known.values()]),
-            flat=np.array([one[2] for one in known.values()]),
-        )
-    partial.replace(cache)
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as stream:
+            np.savez(
+                stream,
+                keys=np.array(list(known)),
+                bits=np.stack([one[0] for one in known.values()]),
+                colours=np.stack([one[1] for one in known.values()]),
+                flat=np.array([one[2] for one in known.values()]),
+            )
+        partial.replace(cache)
+    except OSError as error:
+        raise CohortError(f"{cache} cannot be written ({error.strerror or error}); choose another --cache") from error

@@ -1,5 +1,8 @@
 """Copies of images across the parts of a split, found by looking. Letters: n, m images of two parts, D width."""
 
+import hashlib
+import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +73,7 @@ def flag_copies(
     Every image is read once; 100,000 images take minutes, and a second run with the same `cache` seconds for reading.
 
     Args:
-        cache: .npz that remembers the prints (hashes.print_images).
+        cache: .npz that remembers the prints (hashes.print_images); beside it stands what was found.
     Raises:
         CohortError: an image that cannot be read.
     """
@@ -78,10 +81,14 @@ def flag_copies(
     prints = print_images(table, rows, cache, threads, report)
     first, second = len(split.train), len(split.train) + len(split.val)
     at = np.arange(len(rows))
-    pairs: list[tuple[int, int]] = []
-    for later, earlier in ((at[second:], at[:second]), (at[first:second], at[:first])):
-        later, earlier = later[~prints.flat[later]], earlier[~prints.flat[earlier]]
-        pairs += _matches(prints, later, earlier, report)
+    file = None if cache is None else cache.with_name(f"{cache.stem}-{_key(prints, first, second)[:16]}.json")
+    pairs = _known(file)
+    if pairs is None:
+        pairs = []
+        for later, earlier in ((at[second:], at[:second]), (at[first:second], at[:first])):
+            later, earlier = later[~prints.flat[later]], earlier[~prints.flat[earlier]]
+            pairs += _matches(prints, later, earlier, report)
+        _remember(file, pairs)
     return _leak(table, split, [(int(rows[a]), int(rows[b])) for a, b in pairs], int(prints.flat.sum()))
 
 
@@ -123,6 +130,28 @@ def require_no_copies(leak: Leak, allow_leak: bool = False) -> list[str]:
         )
     warning = "LEAK, scores are inflated: " if leak.share > TOLERATED else ""
     return [warning + leak.text]
+
+
+def _key(prints: Prints, first: int, second: int) -> str:
+    """What pairs depend on: the prints in their order, where parts begin, and what counts as a copy."""
+    whole = hashlib.sha256(f"{first} {second} {DISTANCE} {AFFINITY}".encode())
+    for column in prints:
+        whole.update(column.tobytes())
+    return whole.hexdigest()
+
+
+def _known(file: Path | None) -> list[tuple[int, int]] | None:
+    try:
+        return None if file is None else [(int(a), int(b)) for a, b in json.loads(file.read_text())]
+    except (OSError, ValueError, TypeError):
+        return None  # absent or damaged: looked for again
+
+
+def _remember(file: Path | None, pairs: list[tuple[int, int]]) -> None:
+    if file is not None:
+        partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
+        partial.write_text(json.dumps(pairs))
+        partial.replace(file)
 
 
 def _matches(

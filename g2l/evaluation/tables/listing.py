@@ -58,7 +58,7 @@ class Listing(Source):
     def read(self) -> Table:
         """The table; its rows keep the order of the list."""
         file = Path(self.listing)
-        root = Path(self.root) if self.root is not None else file.parent
+        root = (Path(self.root) if self.root is not None else file.parent).resolve()
         content = read_columns(file)
         self._check_columns(file, list(content))
         given = {key: content.pop(self.columns.get(key, key), None) for key in KNOWN}
@@ -109,6 +109,8 @@ def read_columns(file: Path) -> dict[str, Texts]:
     """
     try:
         names, lines = _parquet(file) if file.suffix.lower() in (".parquet", ".pq") else _csv(file)
+    except FileNotFoundError as error:
+        raise CohortError(f"list {file} does not exist (below {Path.cwd()}); correct its path") from error
     except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
         raise CohortError(f"list {file} cannot be read ({why}); give a CSV in UTF-8, or Parquet") from error

@@ -7,6 +7,7 @@ import numpy as np
 
 from g2l.errors import CohortError
 from g2l.evaluation.tables.slides_text import column_of, read_rows, some
+from g2l.evaluation.tables.splits import PATIENTS
 from g2l.evaluation.tables.table import Source, Table
 
 ORIGIN = {
@@ -14,11 +15,15 @@ ORIGIN = {
     "licence": "CC BY-SA-NC 4.0",
     "citation": "Bulten et al., Nature Medicine 28, 2022",
     "split": "the publisher's test slides are not public: parts are drawn with the seed",
+    PATIENTS: "the publisher names no patients, so biopsies of one patient may lie in different parts",
 }
 
 
 class Panda(Source):
-    """The public biopsies with their ISUP or Gleason grade; no patients and no split are published."""
+    """The public biopsies with their ISUP or Gleason grade.
+
+    No patients and no split are published: parts are drawn by biopsy, and may separate those of one patient.
+    """
 
     def __init__(self, root: str, label: Literal["isup_grade", "gleason_score"] = "isup_grade") -> None:
         """Args:

@@ -12,9 +12,12 @@ from g2l.evaluation.tables.table import SHOWN, Table, Texts
 
 Rows = NDArray[np.int64]
 PARTS = ("train", "val", "test")
-# Key of `Table.origin`: what the publisher says of patients that no column names. With it the parts that the publisher
-# states are taken as they are, and the text becomes a note.
+# Key of `Table.origin`: what the publisher says of patients that no column names; it becomes a note. With it the parts
+# that the publisher states are taken as they are.
 PATIENTS = "patients"
+# Columns of `Table.extra` that say who had the event of a survival study, where they hold two values. A part without an
+# event can neither choose nor judge a risk.
+EVENTS = ("event", "censorship")
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,8 @@ def make_split(
 
     Without stated parts all rows are test for a task that fits nothing; otherwise whole patients (with all their
     slides) are drawn, `share` of the rows of every class to test and as many to val. A stated train without val gives
-    `share` of itself to val.
+    `share` of itself to val. A class of three patients or more comes into every part, as far as patients of several
+    classes allow it; so do patients with and without the event of a survival study (column `event` or `censorship`).
 
     Args:
         needs: parts that must hold rows.
@@ -82,34 +86,47 @@ def make_split(
     return Split(train, val, test, notes)
 
 
-def folds(table: Table, k: int, seed: int = 0) -> list[Split]:
-    """Cross-validation by patient: every row is tested once, validated once (in the next fold), trained on else.
+def folds(table: Table, split: Split, k: int, seed: int = 0) -> NDArray[np.int64]:
+    """(n,) a number below `k` for each row of train and then val: whole patients, and every class in several folds.
+
+    For a choice in place of one on val, where val lacks a class that train holds.
 
     Args:
-        k: folds, three or more. seed: of the draw.
+        k: folds, two or more. seed: of the draw.
     Raises:
-        CohortError: fewer patients than folds, or rows of no patient.
+        CohortError: a class of fewer patients than folds, or whose patients are all dealt to one fold.
     """
-    notes = _check_patients(table, False)
-    groups = groups_of(table)
-    count = len(np.unique(groups))
-    if k < 3 or count < k:
+    rows = np.concatenate([split.train, split.val])
+    whose, labels = groups_of(table)[rows], table.labels[rows]
+    owner, of = np.unique(whose, return_inverse=True)
+    names, kinds = np.unique(labels, return_inverse=True)
+    # each patient once for each class: rows of one could outweigh all other patients
+    patients, classes = np.unique(np.stack([of, kinds]), axis=1)
+    counts = np.bincount(classes)
+    if counts.min() < k:
+        lost = np.setdiff1d(table.labels[split.train], table.labels[split.val])
+        few = shown(f"{counts[number]} of {names[number]}" for number in np.flatnonzero(counts < k))
+        fewer = f", set folds to {counts.min()}" if counts.min() > 1 else ""
         raise CohortError(
-            f"table {table.name}: {k} folds of {count} patients; give 3 or more folds and as many patients"
+            f"table {table.name}: val holds no {shown(lost)}, and to choose on {k} folds by patient instead needs {k} "
+            f"patients of every class, but train and val hold {few}; add patients{fewer}, leave "
+            "these classes out, or ask for no head that chooses (heads: [knn])"
         )
-    fold = deal(groups, table.labels, k, seed)
-    made = [f"{k}-fold cross-validation by patient, seed {seed}: {count} patients"]
-    split: list[Split] = []
-    for number in range(k):
-        test, val = fold == number, fold == (number + 1) % k
-        parts = [np.flatnonzero(part) for part in (~(test | val), val, test)]
-        split.append(Split(parts[0], parts[1], parts[2], [*notes, *made]))
-    return split
+    dealt = deal(patients, names[classes], k, seed)
+    fold = np.empty(len(owner), np.int64)
+    fold[patients] = dealt
+    alone = [name for number, name in enumerate(names) if len(np.unique(dealt[classes == number])) < 2]
+    if alone:
+        raise CohortError(
+            f"table {table.name}: val holds no {shown(alone)}, and all its patients in train fall into one of {k} "
+            "folds; move some to val, or add others"
+        )
+    return fold[of]
 
 
-def check_labels(table: Table, split: Split) -> None:
-    """CohortError unless a classifier can be fitted on train and judged on test."""
-    fitted = {"train": split.train, "val": split.val, "test": split.test}
+def check_labels(table: Table, split: Split, parts: Sequence[str] = ("val", "test")) -> None:
+    """CohortError unless a classifier can be fitted on train and judged on the other parts."""
+    fitted = {part: getattr(split, part) for part in ("train", *parts)}
     rows = np.concatenate(list(fitted.values()))
     bare = rows[table.labels[rows] == ""]
     if len(bare):
@@ -121,12 +138,12 @@ def check_labels(table: Table, split: Split) -> None:
     if len(classes["train"]) < 2:
         only = ", ".join(classes["train"]) or "none"
         raise CohortError(f"table {table.name}: train has one class only ({only}); a classifier needs two or more")
-    for part in ("val", "test"):
+    for part in parts:
         strange = sorted(classes[part] - classes["train"])
         if strange:
             raise CohortError(
-                f"table {table.name}: {part} has classes that train has not ({shown(strange)}); correct the split or "
-                "the labels"
+                f"table {table.name}: {part} holds {shown(strange)}, which train has not; move patients of these "
+                "classes to train, or leave their rows out"
             )
 
 
@@ -151,7 +168,9 @@ def _check_patients(table: Table, stated: bool) -> list[str]:
     bare = np.flatnonzero(_unknown(table))
     said = table.origin.get(PATIENTS, "")
     if not len(bare):
-        return [] if (table.patients != "").all() else ["patients are not known for all rows: a slide counts as one"]
+        if (table.patients != "").all():
+            return []
+        return ["patients are not known for all rows: a slide counts as one" + (f" ({said})" if said else "")]
     if table.independent:
         return ["every image counts as a patient of its own, as declared"]
     if stated and said:
@@ -209,8 +228,22 @@ def _draw(table: Table, parts: Texts, rows: Rows, drawn: Sequence[str], share: f
         )
     if not 0 < share * len(drawn) < 1:
         raise CohortError(f"table {table.name}: share is {share}; give one between 0 and {1 / len(drawn):g}")
+    classes = _classes(table, rows)
     for number, part in enumerate(drawn):
-        left = rows[found[rows] == "train"]
-        held = carve(groups[left], table.labels[left], share / (1 - number * share), seed + number)
+        inside = found[rows] == "train"
+        left = rows[inside]
+        # a class keeps a patient for train and for each part that is still to be drawn
+        keep = len(drawn) - number
+        held = carve(groups[left], classes[inside], share / (1 - number * share), seed + number, keep)
         found[left[held]] = part
     return found
+
+
+def _classes(table: Table, rows: Rows) -> Texts:
+    """(n, S) what a draw spreads over the parts: labels, and whether patients had the event where that is known."""
+    columns = [table.labels[rows]]
+    for name in EVENTS:
+        values = table.extra[name][rows].astype(np.str_) if name in table.extra else np.array([""])
+        if len(np.unique(values)) == 2:
+            columns.append(values)
+    return np.stack(columns, axis=1)

@@ -27,8 +27,9 @@ _NAMED_EVENT = re.compile(r"event|death|dead|died|deceas|recur|progress|relapse|
 TAIL, TAIL_EVENTS, TAIL_P, TAIL_RATIO = 0.2, 0.8, 1e-4, 3
 LATER, LATER_P = 0.7, 1e-4
 DOUBT_P = 0.01
-# So many patients with one and the same longest time are the end of a study, which nobody dies of.
-END_PATIENTS = 5
+# So many patients with one and the same longest time are the end of a study, which nobody dies of; unless times are
+# rounded, when any time is shared by nearly as many.
+END_PATIENTS, END_RATIO = 5, 3
 
 
 class FollowUp(NamedTuple):
@@ -78,18 +79,30 @@ def read_follow_up(
             f"table {table.name}: slides of one patient state different {time} or {column} for {torn.size} patients "
             f"({_shown(units[torn])}); give each patient one"
         )
-    return FollowUp(times, died, check_censorship(times[first], died[first], column, observed is not None))
+    texts = {_plain(value): bool(is_event) for value, is_event in zip(table.extra[column].tolist(), died, strict=True)}
+    stated = ""
+    if observed is not None:
+        stated = "the user states that it is right"
+    elif all(_says(value) is not None for value in texts):
+        stated = "its values say themselves which are events"
+    means = [value for value, is_event in texts.items() if is_event]
+    return FollowUp(times, died, check_censorship(times[first], died[first], column, stated, means))
 
 
 def check_censorship(
-    time: NDArray[np.float64], event: NDArray[np.bool_], column: str, stated: bool = False
+    time: NDArray[np.float64],
+    event: NDArray[np.bool_],
+    column: str,
+    stated: str = "",
+    means: Sequence[str] = (),
 ) -> list[str]:
     """The event rate in words, and a doubt where there is one.
 
     Args:
         time, event: (P,) of every patient.
         column: for messages.
-        stated: the user states which values are events: what is only likely is then a note and no error.
+        stated: who says which values are events, where that is no mere 1 and 0: what is only likely is then a note.
+        means: values of the column that were read as events, for the message that tells how to confirm them.
     Raises:
         CohortError: nobody died, nobody is censored, or (unless `stated`) the labels look exchanged.
     """
@@ -103,23 +116,23 @@ def check_censorship(
         medians = f"median time {np.median(time[event]):.4g}, of the censored {np.median(time[~event]):.4g}"
         notes, doubt = [f"{rate}; {medians}"], exchanged(time, event)
     if doubt.sure and not stated:
+        values = f": {list(means)}" if means else " (the values that mean an observed event)"
         raise CohortError(
-            f"column {column}: {doubt.text}; exchange event and censorship, or, if it is right, state observed (the "
-            "values that mean an observed event)"
+            f"column {column}: {doubt.text}; exchange event and censorship, or, if the labels are right (many lost "
+            f"early and all others followed until their event look the same), confirm them by observed{values}"
         )
-    if not doubt.text:
-        return notes
-    return [*notes, f"column {column}: {doubt.text}; {'the user states that it is right' if stated else 'check it'}"]
+    return [*notes, f"column {column}: {doubt.text}; {stated or 'check it'}"] if doubt.text else notes
 
 
 def exchanged(time: NDArray[np.float64], event: NDArray[np.bool_]) -> Doubt:
     """Whether events and censorings look exchanged. Times alone cannot prove that they are, nor that they are not.
 
-    Sure enough to refuse are: all patients at the end of the study (several with the longest time) died at it; or at
-    least 80 % of the longest fifth of the times are deaths, and either three times fewer are censored among them than
-    among the others (hypergeometric, p < .0001) or a death comes after a censoring in 70 % of all pairs (Mann-Whitney,
-    p < .0001). A doubt only: deaths come later than censorings (p < .01), which is right where most patients were
-    followed for a short time, or where many were lost early and all others followed until they died.
+    Sure enough to refuse are: all patients at the end of the study (several with the longest time, three times as many
+    as share the median time value, which rounded times do not reach) died at it; or at least 80 % of the longest fifth
+    of the times are deaths, and either three times fewer are censored among them than among the others (hypergeometric,
+    p < .0001) or a death comes after a censoring in 70 % of all pairs (Mann-Whitney, p < .0001). The latter is right,
+    and must be confirmed, where many were lost early and all others followed until they died. A doubt only: deaths come
+    later than censorings (p < .01), which is right where most patients were followed for a short time.
 
     Args:
         time, event: (P,), both kinds present.
@@ -128,7 +141,8 @@ def exchanged(time: NDArray[np.float64], event: NDArray[np.bool_]) -> Doubt:
 
     count, died = len(time), int(event.sum())
     last = time == time.max()
-    if last.sum() >= max(END_PATIENTS, 0.02 * count) and event[last].all():
+    usual = float(np.median(np.unique(time, return_counts=True)[1]))
+    if last.sum() >= max(END_PATIENTS, 0.02 * count, END_RATIO * usual) and event[last].all():
         return Doubt(
             True, f"{last.sum()} patients share the longest time ({time.max():.4g}) and all have an event at it"
         )

@@ -6,9 +6,10 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from g2l.errors import ConfigError
+from g2l.errors import CohortError, ConfigError
+from g2l.evaluation.tables.splits import Split, check_labels, folds
 from g2l.evaluation.tables.table import Source, Table
-from g2l.evaluation.tasks.patches import check_classes, check_k, check_known, embeddings, whose
+from g2l.evaluation.tasks.patches import absent, check_k, check_known, embeddings, named, whose
 from g2l.evaluation.tasks.task import Context, Outcome, Task
 
 PRIMARY = "balanced accuracy"
@@ -20,6 +21,8 @@ class PatchClassification(Task):
     * linear: L2-regularised logistic regression on standardised features. The smallest C with the best balanced
       accuracy on val; then it is fitted again to train and val. Val has served once C is chosen, and where it was
       carved from train, its patients would else be lost to the fit. `refit: false` leaves them out, as eva does.
+      Where val lacks a class of train, C is chosen by folds of the patients of train and val instead: val would reward
+      a C with which that class is never predicted.
     * knn: the k nearest of train and val by cosine vote; nothing is chosen.
     * sgd: GPFM's head: see `measures.head.sgd_head`. Fitted to train alone, since val decides when it stops.
     """
@@ -32,6 +35,7 @@ class PatchClassification(Task):
         heads: list[Literal["linear", "knn", "sgd"]] | None = None,
         k: int = 20,
         refit: bool = True,
+        folds: int = 3,
     ) -> None:
         """
         Args:
@@ -39,25 +43,42 @@ class PatchClassification(Task):
             heads: what tells the classes: linear, knn, sgd (GPFM's). Default: linear and knn.
             k: neighbours that vote.
             refit: the linear probe and the vote use val too once nothing is left to choose on it.
+            folds: by patient, on which the linear probe chooses C where val lacks a class of train; every class needs
+                as many patients in train and val.
         """
         super().__init__(data)
-        self.heads, self.k, self.refit = heads if heads is not None else ["linear", "knn"], k, refit
+        self.heads, self.k = heads if heads is not None else ["linear", "knn"], k
+        self.refit, self.folds = refit, folds
         if not self.heads or set(self.heads) - {"linear", "knn", "sgd"}:
             raise ConfigError(f"heads are {self.heads}; name at least one of linear, knn, sgd")
         if k < 1:
             raise ConfigError(f"k is {k}; a vote needs at least one neighbour")
+        if folds < 2:
+            raise ConfigError(f"folds is {folds}; a choice needs at least two")
 
     def check(self, table: Table) -> None:
         """CohortError: a row without a class, or one class only."""
         check_known(table, table.labels, "label")
 
+    def check_split(self, table: Table, split: Split) -> None:
+        """CohortError: too few classes, patients or images in a part for a head that was asked for."""
+        check_labels(table, split)
+        if "knn" in self.heads:
+            check_k(self.k, len(split.train) + len(split.val) * self.refit, "images to vote")
+        seen = np.unique(table.labels[split.val])
+        if "linear" in self.heads and np.setdiff1d(table.labels[split.train], seen).size:
+            folds(table, split, self.folds)
+        if "sgd" in self.heads and len(seen) < 2:
+            raise CohortError(
+                f"table {table.name}: val holds the class {named(seen)} alone, but the head sgd stops by the AUC on it"
+                "; move patients of other classes to val, or leave sgd out of heads"
+            )
+
     def run(self, context: Context) -> dict[str, Outcome]:
         """One outcome for each head."""
-        check_classes(context)
+        self.check_split(context.table, context.split)
         split, labels = context.split, context.table.labels
         kept = np.concatenate([split.train, split.val]) if self.refit else split.train
-        if "knn" in self.heads:
-            check_k(self.k, len(kept), "images to vote")
         data = {part: embeddings(context, getattr(split, part)) for part in ("train", "val", "test")}
         data["kept"] = np.concatenate([data["train"], data["val"]]) if self.refit else data["train"]
         truth = {part: labels[getattr(split, part)] for part in ("train", "val")} | {"kept": labels[kept]}
@@ -65,12 +86,22 @@ class PatchClassification(Task):
         return {head: methods[head](context, data, truth) for head in self.heads}
 
     def _linear(self, context: Context, x: dict[str, NDArray], y: dict[str, NDArray]) -> Outcome:
-        from g2l.evaluation.measures.probe import choose_strength, fit_path
+        from g2l.evaluation.measures.probe import choose_by_folds, choose_strength, fit_path
 
-        c, scores = choose_strength(x["train"], y["train"], x["val"], y["val"], report=context.report)
+        lost, notes = np.setdiff1d(y["train"], y["val"]), []
+        if lost.size:
+            fold = folds(context.table, context.split, self.folds, context.seed)
+            rows, labels = np.concatenate([x["train"], x["val"]]), np.concatenate([y["train"], y["val"]])
+            c, scores = choose_by_folds(rows, labels, fold, report=context.report)
+            place = f"{self.folds} folds by patient of train and val ({len(rows)} rows)"
+            notes.append(f"val holds no {named(lost)}: C was chosen on {place}")
+        else:
+            c, scores = choose_strength(x["train"], y["train"], x["val"], y["val"], report=context.report)
+            place = f"val ({len(y['val'])} rows)"
         (fitted,) = fit_path(x["kept"], y["kept"], x["test"], (c,), partial(_again, context.report))
-        chosen = {"C": c, "chosen on": f"balanced accuracy on val ({len(y['val'])} rows)", "val": scores}
-        notes = ["C lies at the end of its range"] if c in (min(scores), max(scores)) else []
+        chosen = {"C": c, "chosen on": f"balanced accuracy on {place}", "val": scores}
+        if c in (min(scores), max(scores)):
+            notes.append("C lies at the end of its range")
         return self._outcome(context, fitted.predicted, fitted.classes, fitted.probabilities, chosen, notes)
 
     def _knn(self, context: Context, x: dict[str, NDArray], y: dict[str, NDArray]) -> Outcome:
@@ -87,10 +118,12 @@ class PatchClassification(Task):
     def _sgd(self, context: Context, x: dict[str, NDArray], y: dict[str, NDArray]) -> Outcome:
         from g2l.evaluation.measures.head import sgd_head
 
+        lost = np.setdiff1d(y["train"], y["val"])
         head = sgd_head(x["train"], y["train"], x["val"], y["val"], x["test"], context.seed, report=context.report)
         chosen = {"epoch": head.epoch, "chosen on": f"AUC on val ({len(y['val'])} rows)", "val": head.auc}
         predicted = head.classes[head.probabilities.argmax(axis=1)]
-        return self._outcome(context, predicted, head.classes, head.probabilities, chosen)
+        notes = [f"val holds no {named(lost)}: the epoch was chosen without"] if lost.size else []
+        return self._outcome(context, predicted, head.classes, head.probabilities, chosen, notes)
 
     def _outcome(
         self,
@@ -107,10 +140,7 @@ class PatchClassification(Task):
         predictions = whose(table, rows) | columns(table.labels[rows], predicted, classes, probabilities)
         names, counts = np.unique(table.labels[rows], return_counts=True)
         facts = {"classes": classes.tolist(), "test rows": dict(zip(names.tolist(), counts.tolist(), strict=True))}
-        absent = sorted(set(classes.tolist()) - set(names.tolist()))
-        said = list(notes or [])
-        if absent:
-            said.append(f"test holds no {', '.join(absent)}: left out of AUC and balanced accuracy")
+        said = [*(notes or []), *absent(classes, table, rows)]
         return Outcome("patch", predictions, measure_classification, PRIMARY, chosen, said, facts=facts)
 
 

@@ -1,9 +1,11 @@
 """What all tasks over embeddings of images have in common. Letters: n rows asked for, D width."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
-from g2l.errors import CohortError, G2LError
+from g2l.errors import CohortError, ConfigError, G2LError
 from g2l.evaluation.embedding.features import Features
 from g2l.evaluation.tables.splits import Rows
 from g2l.evaluation.tables.table import SHOWN, Table, Texts
@@ -29,24 +31,24 @@ def check_known(table: Table, values: Texts, what: str) -> None:
         raise CohortError(f"table {table.name}: every row has the {what} {only!r}; the task needs at least two")
 
 
-def check_classes(context: Context) -> None:
-    """CohortError where train holds one class, or lacks one that test holds."""
-    table, split = context.table, context.split
-    known = np.unique(table.labels[split.train])
-    if len(known) < 2:
-        raise CohortError(f"table {table.name}: train holds the class {named(known)} alone; it needs at least two")
-    strange = np.setdiff1d(table.labels[split.test], known)
-    if strange.size:
-        raise CohortError(
-            f"table {table.name}: test holds {named(strange)}, which train does not; move patients of these classes "
-            "to train or leave the rows out"
-        )
+def absent(classes: NDArray, table: Table, rows: Rows) -> list[str]:
+    """What a report must say of classes that no test row has."""
+    lost = np.setdiff1d(classes, table.labels[rows])
+    return [f"test holds no {named(lost)}: left out of AUC and balanced accuracy"] if lost.size else []
 
 
 def check_k(k: int, rows: int, what: str) -> None:
     """CohortError where there are fewer rows than neighbours asked for."""
     if k > rows:
         raise CohortError(f"k is {k} but there are {rows} {what}; choose a smaller k or add images")
+
+
+def check_fitting(where: str, methods: Sequence[str], epochs: int, patience: int) -> None:
+    """ConfigError where nothing would be fitted."""
+    if not methods:
+        raise ConfigError(f"{where}: methods are empty; name at least one")
+    if min(epochs, patience) < 1:
+        raise ConfigError(f"{where}: epochs are {epochs} and patience {patience}; both must be at least 1")
 
 
 def embeddings(context: Context, rows: Rows, features: Features | None = None) -> NDArray[np.float32]:

@@ -5,8 +5,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from g2l.evaluation.tables.splits import Split, check_labels
 from g2l.evaluation.tables.table import Source, Table
-from g2l.evaluation.tasks.patches import check_classes, check_k, check_known, embeddings, whose
+from g2l.evaluation.tasks.patches import check_k, check_known, embeddings, whose
 from g2l.evaluation.tasks.task import Context, Outcome, Task
 
 GPFM_NOTE = (
@@ -35,13 +36,19 @@ class Retrieval(Task):
         """CohortError: a row without a class, or one class only."""
         check_known(table, table.labels, "label")
 
+    def check_split(self, table: Table, split: Split) -> None:
+        """CohortError: train holds one class, or lacks one that test holds, or has too few images."""
+        from g2l.evaluation.measures.retrieval import SHOWN
+
+        check_labels(table, split, ("test",))
+        check_k(SHOWN, len(split.train), "images in the database")
+
     def run(self, context: Context) -> dict[str, Outcome]:
         """Method "cosine", and "gpfm" where asked for."""
-        from g2l.evaluation.measures.retrieval import SHOWN, hits, measure_retrieval, retrieve
+        from g2l.evaluation.measures.retrieval import hits, measure_retrieval, retrieve
 
-        check_classes(context)
         table, split = context.table, context.split
-        check_k(SHOWN, len(split.train), "images in the database")
+        self.check_split(table, split)
         base, query = embeddings(context, split.train), embeddings(context, split.test)
         known, truth = table.labels[split.train], table.labels[split.test]
 

@@ -3,7 +3,8 @@
 from typing import ClassVar
 
 from g2l.errors import ConfigError
-from g2l.evaluation.tables.table import Source
+from g2l.evaluation.tables.splits import Split
+from g2l.evaluation.tables.table import Source, Table
 from g2l.evaluation.tasks.patches import check_k, embeddings, whose
 from g2l.evaluation.tasks.task import Context, Outcome, Task
 
@@ -35,12 +36,16 @@ class Similarity(Task):
         """The teacher."""
         return [self.teacher]
 
+    def check_split(self, table: Table, split: Split) -> None:
+        """CohortError: fewer images than neighbours."""
+        check_k(self.k + 1, len(split.test), "images in the test part, the image itself among them")
+
     def run(self, context: Context) -> dict[str, Outcome]:
         """One method, named after the teacher."""
         from g2l.evaluation.measures.similarity import linear_cka, measure_similarity, overlaps, unbiased_cka
 
+        self.check_split(context.table, context.split)
         rows = context.split.test
-        check_k(self.k + 1, len(rows), "images in the test part, the image itself among them")
         mine = embeddings(context, rows)
         theirs = embeddings(context._replace(encoder=self.teacher), rows, context.features_of(self.teacher))
 

@@ -7,8 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from g2l.errors import CohortError
+from g2l.evaluation.tables.splits import Split, check_labels
 from g2l.evaluation.tables.table import SHOWN, Source, Table
 from g2l.evaluation.tasks.bags import Bags, shown_units
+from g2l.evaluation.tasks.patches import absent, check_fitting, named
 from g2l.evaluation.tasks.task import Context, Outcome, Task
 
 Floats = NDArray[np.float64]
@@ -36,6 +38,7 @@ class SlideClassification(Task):
         """
         super().__init__(data)
         self.methods, self.epochs, self.patience = list(methods), epochs, patience
+        check_fitting("slides", self.methods, epochs, patience)
 
     def check(self, table: Table) -> None:
         """CohortError: slides without a label, or one class only."""
@@ -49,22 +52,26 @@ class SlideClassification(Task):
         if len(classes) < 2:
             raise CohortError(f"table {table.name}: all {len(table)} slides are {str(classes[0])!r}; give two classes")
 
+    def check_split(self, table: Table, split: Split) -> None:
+        """CohortError: train holds one class, test or val one that train lacks, or train one that val lacks."""
+        check_labels(table, split)
+        lost = np.setdiff1d(table.labels[split.train], table.labels[split.val])
+        if lost.size:
+            raise CohortError(
+                f"table {table.name}: val holds no {named(lost)}, and what is chosen on val would forget it; move "
+                "patients of it to val, or add some (three of a class reach every part of a drawn split), or leave "
+                "its slides out"
+            )
+
     def run(self, context: Context) -> dict[str, Outcome]:
         """Method -> outcome; probabilities of the classes of the training part."""
         table, split = context.table, context.split
+        self.check_split(table, split)
         rows = np.concatenate([split.train, split.val, split.test])
         ends = np.cumsum([len(split.train), len(split.val), len(split.test)])
         train, val, test = np.split(np.arange(len(rows)), ends[:-1])
         labels = table.labels[rows]
         classes = np.unique(labels[train])
-        if len(classes) < 2:
-            raise CohortError(f"table {table.name}: its training part holds {len(classes)} class; give at least two")
-        lost = np.setdiff1d(labels[val], classes)
-        if lost.size:
-            raise CohortError(
-                f"table {table.name}: class {', '.join(lost)} of the validation part is missing from the training "
-                "part; give another split"
-            )
         code = np.searchsorted(classes, labels)
         bags = Bags(context.features, table, [row[None] for row in rows])
         found = {}
@@ -168,4 +175,5 @@ def _outcome(
         "patient": table.units[rows],
         **columns(table.labels[rows], predicted, classes, probabilities),
     }
-    return Outcome("slide", predictions, measure_classification, "AUC", chosen, notes, facts=facts)
+    said = [*notes, *absent(classes, table, rows)]
+    return Outcome("slide", predictions, measure_classification, "AUC", chosen, said, facts=facts)

@@ -7,9 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from g2l.errors import CohortError, ConfigError
+from g2l.evaluation.tables.splits import EVENTS, Split
 from g2l.evaluation.tables.table import Source, Table
 from g2l.evaluation.tasks.bags import Bags, shown_units
 from g2l.evaluation.tasks.censorship import FollowUp, read_follow_up
+from g2l.evaluation.tasks.patches import check_fitting
 from g2l.evaluation.tasks.task import Context, Outcome, Task
 
 Floats = NDArray[np.float64]
@@ -37,7 +39,8 @@ class Survival(Task):
         data: slides with times and events of their patients.
         time: column with the follow-up time.
         event: column in which 1 means that the event was observed; by default `event`, unless `censorship` is given.
-        censorship: column in which 1 means that the patient was censored.
+        censorship: column in which 1 means that the patient was censored. Parts are drawn so that each holds events
+            where the column is named `event` or `censorship`.
         observed: the values that mean an observed event, where they do not say so themselves ("1:DECEASED" does).
         methods: `abmil` (attention, discrete hazards), `cox` (on the mean embedding; needs scikit-survival).
         intervals: of the discrete hazards: quantiles of the uncensored training times.
@@ -49,6 +52,7 @@ class Survival(Task):
         self.event = "event" if event is None and censorship is None else event
         self.observed = None if observed is None else [str(value) for value in observed]
         self.methods, self.intervals, self.epochs, self.patience = list(methods), intervals, epochs, patience
+        check_fitting("survival", self.methods, epochs, patience)
 
     def check(self, table: Table) -> None:
         """CohortError: no or impossible times and events; ConfigError: scikit-survival is missing."""
@@ -60,8 +64,24 @@ class Survival(Task):
 
             need_scikit_survival()
 
+    def check_split(self, table: Table, split: Split) -> None:
+        """CohortError: a part without a patient, or without an observed event."""
+        observed = self._follow_up(table).event
+        for part in self.parts:
+            rows = getattr(split, part)
+            here = np.unique(table.units[rows])
+            if not len(here):
+                raise CohortError(f"table {table.name}: no patient in {part}; survival needs train, val and test")
+            if not observed[rows].any():
+                raise CohortError(
+                    f"table {table.name}: none of the {len(here)} patients in {part} has an observed event, so it can "
+                    "neither fit, choose nor judge a risk; move patients with an event there, or add some and have "
+                    f"the parts drawn: a column named {' or '.join(EVENTS)} is spread over all parts"
+                )
+
     def run(self, context: Context) -> dict[str, Outcome]:
         """Method -> outcome; one row per patient of the test part."""
+        self.check_split(context.table, context.split)
         people = _people(context, self._follow_up(context.table))
         return {method: self._judge(method, context, people) for method in self.methods}
 
@@ -156,8 +176,6 @@ def _people(context: Context, follow_up: FollowUp) -> _People:
     for part in ("train", "val", "test"):
         inside = getattr(context.split, part)
         here = np.unique(units[inside])
-        if not len(here):
-            raise CohortError(f"table {table.name}: no patient in {part}; survival needs train, val and test")
         names.append(here)
         rows += [inside[units[inside] == name] for name in here]
     first = np.array([of[0] for of in rows])

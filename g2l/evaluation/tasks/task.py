@@ -77,6 +77,11 @@ class Task:
     def check(self, table: Table) -> None:
         """CohortError when the table cannot serve (no labels, one class, ...): called before anything is embedded."""
 
+    def check_split(self, table: Table, split: Split) -> None:
+        """CohortError when a split of the table cannot serve (a class that train lacks, ...): called before anything is
+        embedded, and by `run`.
+        """
+
     def teachers(self) -> list[str]:
         """Names of other encoders of the evaluation whose features it reads."""
         return []

@@ -83,11 +83,37 @@ def test_prints_are_remembered_until_the_file_changes(tmp_path: Path, monkeypatc
     calls: list[int] = []
     original = hashes.print_image
     monkeypatch.setattr(hashes, "print_image", lambda pixels: (calls.append(1), original(pixels))[1])
-    assert flag_copies(table, split, cache) == first and not calls
+    compared: list[int] = []
+    matches = leaks._matches
+    monkeypatch.setattr(leaks, "_matches", lambda *given: (compared.append(1), matches(*given))[1])
+    assert flag_copies(table, split, cache) == first and first.pairs and not calls and not compared
+    for found in cache.parent.glob("*.json"):
+        found.write_text("[[1, 2")
+    assert flag_copies(table, split, cache) == first and not calls and compared
     save(tmp_path / "images" / "test" / "000.jpg", tissue(77))
     assert len(flag_copies(table, split, cache).pairs) == 1 and len(calls) == 1
     cache.write_bytes(b"broken")
     assert len(flag_copies(table, split, cache).pairs) == 1 and len(calls) == 13
+
+
+def test_unreadable_images_are_all_named_and_the_prints_of_the_others_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, split = folder(tmp_path / "images", copies=0, count=6)
+    for row in (1, 4):
+        Path(table.paths[row]).write_bytes(b"no image")
+    with pytest.raises(CohortError) as caught:
+        flag_copies(table, split, tmp_path / "cache" / "prints.npz")
+    assert all(Path(table.paths[row]).name in str(caught.value) for row in (1, 4))
+    for row in (1, 4):
+        save(Path(table.paths[row]), tissue(90 + row))
+    calls: list[int] = []
+    original = hashes.print_image
+    monkeypatch.setattr(hashes, "print_image", lambda pixels: (calls.append(1), original(pixels))[1])
+    flag_copies(table, split, tmp_path / "cache" / "prints.npz")
+    assert len(calls) == 2
+    with pytest.raises(CohortError, match=r"cannot be written .*choose another --cache"):
+        flag_copies(table, split, tmp_path / "images" / "test" / "000.jpg" / "prints.npz")
 
 
 def test_eight_prints_are_those_of_the_turned_images() -> None:
@@ -145,6 +171,7 @@ def real(root: Path, **settings: object) -> Table:
     return Listing(str(root / "patches" / "patches.csv"), columns={"patient": "group"}, **settings).read()  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_real_augmented_copies_are_flagged_and_groups_are_not(real_data: Path, tmp_path: Path) -> None:
     """LC25000: the calibration of the thresholds. 2,960 images of 150 fields, augmented by turning up to 25 degrees."""
@@ -186,6 +213,7 @@ def test_a_random_split_against_the_groups_is_refused(real_data: Path, tmp_path:
         make_split(table)
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_patches_of_real_slides_are_no_copies_of_each_other(real_data: Path, tmp_path: Path) -> None:
     """Breast sections of two patients: tissue and glass, none a copy. What is too plain to judge is glass."""

@@ -125,7 +125,7 @@ def test_missing_files_are_counted_and_five_named(tmp_path: Path) -> None:
 
 
 def test_a_list_that_is_not_there_or_no_table_is_said(tmp_path: Path) -> None:
-    with pytest.raises(CohortError, match=r"none.csv cannot be read .*No such file"):
+    with pytest.raises(CohortError, match=r"none.csv does not exist \(below .*correct its path"):
         Listing(str(tmp_path / "none.csv")).read()
     (tmp_path / "bad.parquet").write_bytes(b"no parquet")
     with pytest.raises(CohortError, match=r"bad.parquet cannot be read .*give a CSV in UTF-8, or Parquet"):

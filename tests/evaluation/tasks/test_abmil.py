@@ -69,6 +69,7 @@ def test_the_order_of_patches_does_not_matter_and_doubled_bags_are_the_same() ->
     torch.testing.assert_close(model(torch.cat([bag, bag]))[0], logits)
 
 
+@pytest.mark.slow
 def test_a_seed_gives_one_model_and_leaves_the_generator_alone() -> None:
     torch.manual_seed(3)
     expected = torch.rand(1)

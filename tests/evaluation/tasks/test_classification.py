@@ -5,11 +5,12 @@ from typing import Literal
 
 import numpy as np
 import pytest
-from evaluation.made import MadeFeatures, context
+from evaluation.made import MadeFeatures, context, parts
 from evaluation.tasks.blind import assert_blind_to_test_labels
 
 from g2l.errors import CohortError, ConfigError, G2LError
 from g2l.evaluation.measures.knn import knn_predict
+from g2l.evaluation.tables.splits import folds, make_split
 from g2l.evaluation.tables.table import Source, Table
 from g2l.evaluation.tasks.classification import PatchClassification
 
@@ -122,6 +123,76 @@ def test_a_class_that_test_lacks_is_noted():
     assert np.isfinite(list(outcome.measure(outcome.predictions).values())).all()
 
 
+def rare(seed: int, places: list[str], width: int = 64) -> tuple[Table, np.ndarray]:
+    """Twelve patients of the class often and one of the class rare in each of the parts given; 20 images each."""
+    rng = np.random.default_rng(seed)
+    often = [f"o{k:02d}" for k in range(12)]
+    people = often + [f"r{k}" for k in range(len(places))]
+    labels = np.repeat(["often"] * 12 + ["rare"] * len(places), 20)
+    x = rng.normal(size=(len(labels), width)).astype(np.float32)
+    x[:, 0] += 2 * (labels == "rare")
+    stated = ["train", "train", "train", "train", "val", "test"] * 2 + places
+    table = Table.build(
+        "made", [Path(f"/data/{row}.png") for row in range(len(labels))], Path("/data"), labels=labels,
+        patients=np.repeat(people, 20), splits=np.repeat(stated, 20) if any(places) else None,
+    )  # fmt: skip
+    return table, x
+
+
+def test_a_val_that_lacks_a_class_does_not_choose_the_strength() -> None:
+    """Val knows "often" alone, and would call best the least C, with which everything is "often"."""
+    from g2l.evaluation.measures.probe import STRENGTHS, choose_by_folds, choose_strength
+
+    better = 0
+    for seed in range(10):
+        table, x = rare(seed, ["train", "train", "train", "test"])
+        train, val, test = (np.flatnonzero(table.splits == part) for part in ("train", "val", "test"))
+        wrong, _ = choose_strength(x[train], table.labels[train], x[val], table.labels[val])
+        assert wrong == min(STRENGTHS)
+        outcome = PatchClassification(Source(), ["linear"]).run(context(table, MadeFeatures(x)))["linear"]
+        assert outcome.chosen["chosen on"].startswith("balanced accuracy on 3 folds by patient of train and val (260")
+        assert outcome.notes[0].startswith("val holds no rare: C was chosen on 3 folds by patient of train and val")
+        rows = np.concatenate([train, val])
+        fold = folds(table, parts(table), 3, 0)
+        assert (outcome.chosen["C"], outcome.chosen["val"]) == choose_by_folds(x[rows], table.labels[rows], fold)
+        better += outcome.chosen["C"] > wrong and outcome.measure(outcome.predictions)["balanced accuracy"] > 0.55
+        assert outcome.predictions["id"].tolist() == table.ids[test].tolist()
+    assert better >= 9
+
+
+def test_two_patients_of_a_class_choose_on_as_many_folds() -> None:
+    table, x = rare(0, ["train", "train", "test"])
+    with pytest.raises(
+        CohortError, match="needs 3 patients of every class, but train and val hold 2 of rare; add pati"
+    ):
+        PatchClassification(Source(), ["linear"]).run(context(table, MadeFeatures(x)))
+    outcome = PatchClassification(Source(), ["linear"], folds=2).run(context(table, MadeFeatures(x)))["linear"]
+    assert "2 folds" in outcome.chosen["chosen on"] and outcome.chosen["C"] > 1.1e-5
+
+
+def test_a_drawn_split_of_two_patients_of_a_class_is_refused_and_of_three_is_not() -> None:
+    for seed in range(5):
+        table, x = rare(seed, ["", ""])
+        with pytest.raises(CohortError, match=r"made: val holds no rare, .* 3 folds .* hold 1 of rare; add patients"):
+            PatchClassification(Source()).run(context(table, MadeFeatures(x), split=make_split(table, seed=seed)))
+        # a vote chooses nothing
+        PatchClassification(Source(), ["knn"]).run(context(table, MadeFeatures(x), split=make_split(table, seed=seed)))
+        table, x = rare(seed, ["", "", ""])
+        split = make_split(table, seed=seed)
+        outcome = PatchClassification(Source(), ["linear"]).run(context(table, MadeFeatures(x), split=split))["linear"]
+        assert "on val" in outcome.chosen["chosen on"] and not any("holds no" in note for note in outcome.notes)
+
+
+def test_the_head_that_stops_on_val_needs_two_classes_there_and_notes_the_lost() -> None:
+    table, x = rare(0, ["train", "test"])
+    with pytest.raises(CohortError, match="val holds the class often alone, but the head sgd stops by the AUC"):
+        PatchClassification(Source(), ["sgd"]).run(context(table, MadeFeatures(x)))
+    table, x = made(4)
+    labels = np.where((table.splits == "val") & (table.labels == "fat"), "gland", table.labels)
+    outcome = PatchClassification(Source(), ["sgd"]).run(context(changed(table, labels=labels), MadeFeatures(x)))["sgd"]
+    assert outcome.notes == ["val holds no fat: the epoch was chosen without"]
+
+
 def test_two_classes_work():
     table, x = made(5)
     labels = np.where(table.labels == "fat", "fat", "other")
@@ -164,7 +235,11 @@ def test_labels_that_cannot_serve_are_refused_before_anything_is_embedded(labels
 
 @pytest.mark.parametrize(
     ("part", "labels", "message"),
-    [("train", "fat", "train holds the class fat alone"), ("test", "bone", "test holds bone, which train does not")],
+    [
+        ("train", "fat", r"train has one class only \(fat\)"),
+        ("test", "bone", "test holds bone, which train has not"),
+        ("val", "bone", "val holds bone, which train has not"),
+    ],
 )
 def test_parts_that_cannot_serve_are_refused(part, labels, message):
     table, x = made(9)
@@ -179,7 +254,7 @@ def test_more_neighbours_than_rows_are_refused():
         PatchClassification(Source(), ["knn"], k=500).run(context(table, MadeFeatures(x)))
 
 
-@pytest.mark.parametrize("settings", [{"heads": []}, {"heads": ["svm"]}, {"k": 0}])
+@pytest.mark.parametrize("settings", [{"heads": []}, {"heads": ["svm"]}, {"k": 0}, {"folds": 1}])
 def test_settings_that_cannot_work_are_refused(settings):
     with pytest.raises(ConfigError):
         PatchClassification(Source(), **settings)

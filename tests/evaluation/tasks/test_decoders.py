@@ -109,6 +109,7 @@ def fitted(name, seed=0, patience=5, epochs=25, score=None, asked=None):
     return fit_decoder(HEADS[name], 3, rows, read, lambda r: masks[r], score, training, seed, CPU, lambda text: None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(HEADS))
 def test_learns_what_tokens_say_and_is_the_same_again(name):
     before = torch.random.get_rng_state()

@@ -52,6 +52,7 @@ def task(**settings):
     return Segmentation(Source(), **{"classes": CLASSES, "epochs": 15, "lr": 2e-2, "batch_size": 4, **settings})
 
 
+@pytest.mark.slow
 def test_learns_and_counts_what_a_plain_count_finds(tmp_path):
     table, tokens, masks = written(tmp_path)
     made, features = task(overlays=3), MadeFeatures(tokens=tokens)
@@ -67,6 +68,7 @@ def test_learns_and_counts_what_a_plain_count_finds(tmp_path):
             for name, value in CLASSES.items():
                 assert found[f"tp_{name}"][image] + found[f"fn_{name}"][image] == (mask == value).sum()
                 assert found[f"tp_{name}"][image] + found[f"fp_{name}"][image] == found[f"px_{name}"][image]
+        assert set(found["classes"]) == {len(CLASSES)}
         assert outcome.measure(found)["Dice"] > 0.7
         assert outcome.facts["Dice if all pixels were of one class"]["gland"] < 0.6
         assert len(outcome.pictures) == 3
@@ -80,6 +82,7 @@ def test_features_without_signal_are_no_better_than_an_answer_that_knows_nothing
     assert outcome.measure(outcome.predictions)["Dice"] < 0.45
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["linear", "convolutional"])
 def test_masks_of_the_test_part_influence_nothing(tmp_path, name):
     table, tokens, _ = written(tmp_path)

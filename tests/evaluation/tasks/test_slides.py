@@ -43,6 +43,7 @@ def test_a_class_that_a_few_patches_carry_is_found() -> None:
     assert any("ABMIL: epoch 1 of at most 25" in text for text in said)
 
 
+@pytest.mark.slow
 def test_attention_beats_the_mean_where_few_patches_matter() -> None:
     table, features = classed(1, strength=2.0)
     outcomes = task(epochs=25, patience=5).run(context(table, features))
@@ -105,9 +106,22 @@ def test_tables_that_cannot_serve_are_refused() -> None:
     with pytest.raises(CohortError, match="all 12 slides are 'x'"):
         task().check(replace(table, labels=np.full(12, "x")))
     normal, tumor = np.flatnonzero(table.labels == "normal"), np.flatnonzero(table.labels == "tumor")
-    with pytest.raises(CohortError, match="training part holds 1 class"):
+    with pytest.raises(CohortError, match=r"train has one class only \(normal\)"):
         task().run(context(table, features, split=Split(normal[:4], tumor[:2], tumor[2:])))
     three: Table = replace(table, labels=np.where(np.arange(12) == 5, "rare", table.labels))
     rest = np.setdiff1d(np.arange(12), [5])
-    with pytest.raises(CohortError, match="class rare of the validation part is missing"):
+    with pytest.raises(CohortError, match="val holds rare, which train has not"):
         task().run(context(three, features, split=Split(rest[:6], np.array([5]), rest[6:])))
+    with pytest.raises(CohortError, match="test holds rare, which train has not"):
+        task().run(context(three, features, split=Split(rest[:6], rest[6:], np.array([5]))))
+    with pytest.raises(CohortError, match=r"val holds no tumor, .* move patients of it to val, or add some \(three of"):
+        task().run(context(table, features, split=Split(np.r_[normal[:3], tumor], normal[3:4], normal[4:])))
+
+
+def test_a_class_that_test_lacks_is_noted() -> None:
+    table, features = classed(2)
+    split = parts(table)
+    some = split.test[table.labels[split.test] == "tumor"]
+    outcome = task(methods=["mean"]).run(context(table, features, split=replace(split, test=some)))["mean"]
+    assert outcome.notes == ["test holds no normal: left out of AUC and balanced accuracy"]
+    assert task(methods=["mean"]).run(context(table, features))["mean"].notes == []

@@ -14,7 +14,7 @@ from sksurv.metrics import concordance_index_censored
 from g2l.errors import CohortError, ConfigError
 from g2l.evaluation.results import Result, read_result, write_result
 from g2l.evaluation.statistics.bootstrap import interval
-from g2l.evaluation.tables.splits import Split
+from g2l.evaluation.tables.splits import Split, make_split
 from g2l.evaluation.tables.table import Source
 from g2l.evaluation.tasks.censorship import exchanged
 from g2l.evaluation.tasks.cox import fit_cox
@@ -115,6 +115,26 @@ def test_too_few_patients_are_said() -> None:
         task().run(context(table, features, split=Split(died[:6], died[:0], died[6:])))
     with pytest.raises(ConfigError, match="intervals is 1"):
         task(intervals=1).check(table)
+
+
+@pytest.mark.parametrize("part", ["train", "val", "test"])
+def test_a_part_without_an_event_is_refused(part: str) -> None:
+    table, features = followed(4, each=1)
+    split = parts(table)
+    alive = getattr(split, part)[table.extra["event"][getattr(split, part)] == 0]
+    with pytest.raises(CohortError, match=f"none of the {len(alive)} patients in {part} has an observed event"):
+        task().run(context(table, features, split=replace(split, **{part: alive})))
+
+
+def test_a_drawn_split_serves_a_cohort_of_few_events() -> None:
+    table, features = followed(5, patients=60, each=1)
+    event = np.zeros(60)
+    event[np.random.default_rng(0).permutation(60)[:9]] = 1
+    drawn = replace(table, splits=np.full(60, ""), extra={"time": table.extra["time"], "event": event})
+    for seed in range(5):
+        split = make_split(drawn, seed=seed)
+        outcome = task(methods=["cox"]).run(context(drawn, features, split=split))["cox"]
+        assert min(found["events"] for found in outcome.facts["events"].values()) >= 1
 
 
 def test_without_scikit_survival_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
