@@ -25,7 +25,7 @@ FORMAT = 1
 MEASURES = "g2l.evaluation.measures."
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Result:
     """An outcome and where it comes from.
 
@@ -33,8 +33,9 @@ class Result:
         task, kind, method, encoder: names; `task` is the user's.
         metrics: of the whole test part, by name; nan where undefined.
         about: plain JSON: `encoder` (parameters, embed_dim, source with licence and SHA-256, images_per_second,
-            device), `data` (name, origin, SHA-256, rows and patients per part, `paths`: id -> file of the test part's
-            images), `run` (command, versions, seed, finished).
+            device), `data` (name, origin, SHA-256, `content`: SHA-256 of files, labels, ..., each by itself; rows and
+            patients or slides per part, where known; `paths`: id -> file of images that are shown), `protocol` (the
+            settings under which scores are comparable), `run` (command, versions, seed, finished).
         folder: where it lies.
     """
 
@@ -59,15 +60,27 @@ def place(out: Path, task: str, encoder: str) -> Path:
 
 
 def write_result(result: Result) -> None:
-    """Write one result; a folder without outcome.json is not finished."""
+    """Write one result; a folder without outcome.json is not finished.
+
+    Raises:
+        G2LError: it cannot be written.
+    """
+    module = result.outcome.measure.__module__
+    if not module.startswith(MEASURES):
+        raise TypeError(f"measure {module}.{result.outcome.measure.__qualname__} must be a function of {MEASURES}*")
+    try:
+        _write(result, module)
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise G2LError(f"result {result.folder} cannot be written ({why}); free the disk, and run again") from error
+
+
+def _write(result: Result, module: str) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
     from PIL import Image
 
     outcome, folder = result.outcome, result.folder
-    module = outcome.measure.__module__
-    if not module.startswith(MEASURES):
-        raise TypeError(f"measure {module}.{outcome.measure.__qualname__} must be a function of {MEASURES}*")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / OUTCOME).unlink(missing_ok=True)
     table = pa.table({name: pa.array(column.tolist()) for name, column in outcome.predictions.items()})
@@ -104,8 +117,10 @@ def finished(folder: Path, identity: str) -> bool:
     try:
         runs = {file.parent.name: json.loads(file.read_text())["about"]["run"] for file in folder.glob(f"*/{OUTCOME}")}
         same = all(run["identity"] == identity for run in runs.values())
-        return bool(runs) and same and all({*map(folder_name, run["methods"])} == set(runs) for run in runs.values())
-    except (OSError, ValueError, KeyError, TypeError):
+        if not runs or not same or any({*map(folder_name, run["methods"])} != set(runs) for run in runs.values()):
+            return False
+        return all(read_result(folder / name) for name in runs)  # a damaged one is made again
+    except (OSError, ValueError, KeyError, TypeError, G2LError):
         return False
 
 

@@ -2,11 +2,13 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -109,6 +111,72 @@ def test_a_killed_evaluation_goes_on(images: Path, tmp_path: Path) -> None:
     assert all(file.stat().st_mtime_ns == when for file, when in (finished | shards).items())
 
 
+@pytest.mark.slow
+def test_only_results_of_one_protocol_stand_side_by_side_and_old_ones_fail_no_evaluation(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = {"class_path": "Listing", "init_args": {"listing": str(images / "patches.csv")}}
+    moved = shutil.copytree(images, tmp_path / "moved")
+    elsewhere = {"class_path": "Listing", "init_args": {"listing": str(moved / "patches.csv")}}
+
+    def run(name: str, encoder: str, k: int, source: dict[str, Any] = data, **more: object) -> str:
+        out = tmp_path / name
+        out.mkdir(exist_ok=True)
+        tasks = {
+            "centres": {"class_path": "Robustness", "init_args": {"data": source, "k": k, "clustering": False}},
+            "stripes": {"class_path": "PatchClassification", "init_args": {"data": source, "heads": ["knn"]}},
+        }
+        encoders = {encoder: {"model": "demo-giga", "init": "weights" if encoder == "giga" else "random"}}
+        assert main(["evaluate", "--config", str(config(images, out, tasks=tasks, encoders=encoders, **more))]) == 0
+        return capsys.readouterr().out
+
+    def report(*names: str) -> tuple[int, str]:
+        code = main(["report", *(str(tmp_path / name) for name in names), "--out", str(tmp_path / "report")])
+        return code, capsys.readouterr().err
+
+    run("one", "giga", 3)
+    run("other", "untrained", 15)
+    code, said = report("one", "other")
+    assert code == 2 and "task centres was run with different settings (k 15 and 3)" in said
+    assert "stripes" not in said  # which was run with the same
+    # elsewhere, in another cache, with other threads: the same protocol
+    run("same", "untrained", 3, elsewhere, cache=str(tmp_path / "cache"), embedding={"threads": 1, "batch_size": 7})
+    assert report("one", "same")[0] == 0
+    # what was run before in the same folder, with another k
+    said = run("one", "untrained", 15)
+    left = [line for line in said.splitlines() if line.startswith("left out of")]
+    assert len(left) == 1 and "task centres was run with different settings (k 3 and 15)" in left[0]
+    assert f"{tmp_path / 'one/results/centres/giga'} and" in left[0] and "remove its folder" in left[0]
+    content = json.loads((tmp_path / "one/results/metrics.json").read_text())
+    kept = {(row["task"], row["encoder"]) for row in content["metrics"]}
+    assert kept == {("centres", "untrained"), ("stripes", "untrained"), ("stripes", "giga")}
+    assert len(content["left_out"]) == 1
+    assert "left out" not in run("one", "giga", 15)  # as the message says: evaluated again
+
+
+@pytest.mark.slow
+def test_images_of_nobody_are_not_told_as_patients(images: Path, tmp_path: Path) -> None:
+    files = sorted(images.glob("*.png"))
+    for folder, some in (("NCT-CRC-HE-100K", files[:60]), ("CRC-VAL-HE-7K", files[60:90])):
+        for number, file in enumerate(some):
+            place = tmp_path / folder / ("ADI", "TUM")[number % 2] / f"{file.stem}.tif"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with Image.open(file) as image:
+                image.save(place)
+    data = {"class_path": "NctCrc", "init_args": {"root": str(tmp_path)}}
+    tasks = {"tissue": {"class_path": "PatchClassification", "init_args": {"data": data}}}
+    assert main(["evaluate", "--config", str(config(images, tmp_path, tasks=tasks))]) == 0
+    results = read_results([tmp_path / "results"])
+    assert {str(r.about["data"]["parts"]["test"]) for r in results} == {"{'rows': 30}"}
+    rows = json.loads((tmp_path / "results/metrics.json").read_text())["metrics"]
+    assert {(row["patients"], row["resampled"]) for row in rows} == {(None, "patch")}
+    assert {row["difference_low"] for row in rows} == {None} and any(row["difference"] for row in rows)
+    assert main(["report", str(tmp_path / "results"), "--out", str(tmp_path / "report")]) == 0
+    page = (tmp_path / "report/report.html").read_text()
+    assert "30 patches, patients unknown" in page and "] by patch" in page and "30 patients" not in page
+    assert "In tissue nobody says whose an image is" in page
+
+
 def test_all_mistakes_are_told_at_once_and_before_anything_is_read_by_an_encoder(
     images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -119,11 +187,12 @@ def test_all_mistakes_are_told_at_once_and_before_anything_is_read_by_an_encoder
         "b": {"class_path": "Similarity", "init_args": {"data": data, "teacher": "nobody"}},
         "c d": {"class_path": "Retrieval", "init_args": {"data": data}},
         "c/d": {"class_path": "Retrieval", "init_args": {"data": data}},
+        "report": {"class_path": "Retrieval", "init_args": {"data": data}},
     }
     assert main(["evaluate", "--config", str(config(images, tmp_path, tasks=tasks))]) == 2
     said = capsys.readouterr().err.strip()
     assert len(said.splitlines()) == 1
-    assert all(text in said for text in ("task a:", "nowhere.csv", "'nobody'", "'c/d' and 'c d'"))
+    assert all(text in said for text in ("task a:", "nowhere.csv", "'nobody'", "'c/d' and 'c d'", "task 'report'"))
     assert not list((tmp_path / "results").rglob("*.h5"))
 
 
@@ -161,3 +230,40 @@ def test_missing_encoders_are_all_told_first_and_a_folder_of_weights_is_for_name
     assert main(["evaluate", "--out", str(tmp_path / "other")]) == 2
     assert "no encoders are named" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.slow
+def test_what_fails_costs_its_own_tasks_and_no_old_number_stands_for_it(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copied = shutil.copytree(images, tmp_path / "images")
+    data = {"class_path": "Listing", "init_args": {"listing": str(images / "patches.csv")}}
+    other = {"class_path": "Listing", "init_args": {"listing": str(copied / "patches.csv"), "name": "other"}}
+    tasks = {
+        "stripes": {"class_path": "PatchClassification", "init_args": {"data": data, "heads": ["knn"]}},
+        "centres": {"class_path": "Robustness", "init_args": {"data": other}},
+    }
+    path = config(images, tmp_path, tasks=tasks, encoders={"giga": "demo-giga"})
+    assert main(["evaluate", "--config", str(path)]) == 0
+    both = json.loads((tmp_path / "results/metrics.json").read_text())["metrics"]
+    assert {row["task"] for row in both} == {"stripes", "centres"}
+    embedded = {file: file.stat().st_mtime_ns for file in (tmp_path / "results").rglob("*.h5")}
+
+    # one task alone finds its embeddings, and its result
+    capsys.readouterr()
+    assert main(["evaluate", "--config", str(path), "--only", "[stripes]"]) == 0
+    assert "skipped" in capsys.readouterr().out
+    # an image of the other task's data is damaged, and the first is asked for what it cannot do
+    tested = next(line for line in (copied / "patches.csv").read_text().splitlines() if line.endswith("test"))
+    (copied / tested.partition(",")[0]).write_bytes(b"no image")
+    assert main(["evaluate", "--config", str(path)]) == 2
+    said = capsys.readouterr().err
+    assert "1 of 2 evaluations failed" in said and tested.partition(",")[0] in said
+    left = json.loads((tmp_path / "results/metrics.json").read_text())
+    assert {row["task"] for row in left["metrics"]} == {"stripes"}
+    assert any("centres" in each for each in left["left_out"])
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "results").rglob("*.h5")} == embedded
+    # a damaged result is made again, from the same embeddings
+    (tmp_path / "results/stripes/giga/knn/predictions.parquet").write_bytes(b"PAR1")
+    assert main(["evaluate", "--config", str(path), "--only", "[stripes]"]) == 0
+    assert "done: balanced accuracy" in capsys.readouterr().out

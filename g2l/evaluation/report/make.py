@@ -4,17 +4,18 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from g2l import __version__
 from g2l.errors import G2LError
+from g2l.evaluation.report.alike import agreeing
 from g2l.evaluation.report.measured import Measured, measure_all
-from g2l.evaluation.report.study import make_study
+from g2l.evaluation.report.study import by_unit, drawn_units, make_study
 from g2l.evaluation.report.words import counted
-from g2l.evaluation.results import Result, read_results
+from g2l.evaluation.results import OUTCOME, Result, read_result, read_results
 from g2l.evaluation.statistics.bootstrap import FEWEST_PATIENTS, LEVEL, MOST_UNDEFINED, RESAMPLES
 
 FORMAT = 1
@@ -53,14 +54,44 @@ def make_report(results: list[Result], out: Path, reference: str | None = None, 
     return f"{out / HTML}: " + ", ".join(counted(count, thing) for count, thing in what)
 
 
-def write_metrics(folder: Path) -> None:
-    """metrics.json and metrics.csv of all results in `folder`, into it. G2LError: as `make_report`."""
+def write_metrics(
+    folder: Path, made: Collection[tuple[str, str]], failed: Collection[tuple[str, str]] = ()
+) -> list[str]:
+    """metrics.json and metrics.csv of the results of an evaluation in its `folder`, into it.
+
+    It may hold results of former evaluations: those that are damaged or must not stand beside the new ones are left
+    out, and never a reason to fail.
+
+    Args:
+        made: task and encoder of the new ones.
+        failed: those of which there is no new one: what an evaluation before left of them does not count.
+    Returns:
+        what was left out, why, and what to do, a sentence each.
+    Raises:
+        G2LError: the files cannot be written.
+    """
     from g2l.evaluation.report.ranking import ranks
 
-    measured = measure_all(make_study(read_results([folder]), None), progress=_bar)
+    found, left_out = [], []
+    for file in sorted(folder.glob(f"*/*/*/{OUTCOME}")):
+        try:
+            found.append(read_result(file.parent))
+        except G2LError as error:
+            left_out.append(str(error))
+    for result in [result for result in found if (result.task, result.encoder) in failed]:
+        left_out.append(f"{result.folder}: it failed this time, and what lies there is of a run before")
+        found.remove(result)
+    found.sort(key=lambda result: (result.task, result.encoder) not in made)
+    kept, others = agreeing(found)
+    left_out += others
+    measured = measure_all(make_study(kept), progress=_bar)
     rows = measured.rows()
-    _write(folder / JSON, _json(measured, rows, ranks(measured).get("values", {})))
-    _write(folder / CSV, _csv(rows))
+    try:
+        _write(folder / JSON, _json(measured, rows, ranks(measured).get("values", {}), left_out))
+        _write(folder / CSV, _csv(rows))
+    except OSError as error:
+        raise G2LError(f"{folder} cannot be written ({error}); its results are whole: see g2l report") from error
+    return left_out
 
 
 def page(measured: Measured) -> dict[str, Any]:
@@ -88,6 +119,10 @@ def page(measured: Measured) -> dict[str, Any]:
         "findings": overview.findings(measured, ranks),
         "size": ranking.size_and_speed(measured),
         "tasks": [task_section(measured, task) for task in study.tasks],
+        "how": {
+            "slides": [task.name for task in study.tasks if drawn_units(task.first) == "slide"],
+            "unknown": [task.name for task in study.tasks if by_unit(task.first)],
+        },
         "provenance": provenance(study),
     }
 
@@ -106,7 +141,7 @@ def render(context: dict[str, Any]) -> str:
     return environment.get_template("template.html").render(context)
 
 
-def _json(measured: Measured, rows: list[dict[str, Any]], ranks: dict[str, Any]) -> str:
+def _json(measured: Measured, rows: list[dict[str, Any]], ranks: dict[str, Any], left_out: Sequence[str] = ()) -> str:
     content = {
         "format": FORMAT,
         "g2l": __version__,
@@ -116,6 +151,7 @@ def _json(measured: Measured, rows: list[dict[str, Any]], ranks: dict[str, Any])
         "reference": measured.study.reference,
         "encoders": measured.study.encoders,
         "ranks": ranks,
+        "left_out": list(left_out),
         "metrics": rows,
     }
     return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

@@ -3,26 +3,27 @@
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from g2l.errors import G2LError
-from g2l.evaluation.report.study import Study, TaskResults
+from g2l.evaluation.report.study import Study, TaskResults, by_unit, drawn_units
 from g2l.evaluation.results import Result
 from g2l.evaluation.statistics.bootstrap import (
+    FEWEST_PATIENTS,
     RESAMPLES,
     Interval,
     Resampled,
     difference_of,
     interval_of,
+    percentiles,
     resample,
 )
 
 Key = tuple[str, str, str]  # task, method, encoder
-# A metric measured again may differ from what outcome.json says by the order of a sum, not by more.
-SAME = 1e-6
 
 
 @dataclass(frozen=True)
@@ -48,14 +49,21 @@ class Measured:
         return self._intervals[key, metric]
 
     def difference(self, a: Result, b: Result, metric: str) -> Interval | None:
-        """a - b of one task and method; None where one of them has no such metric."""
+        """a - b of one task and method; None where one of them has no such metric.
+
+        It has no interval where nobody says whose the units are: too short, it would tell equals apart.
+        """
         one, two = (self.samples[r.task, r.method, r.encoder] for r in (a, b))
         if metric not in one.values or metric not in two.values:
             return None
         try:
-            return difference_of(one, two, metric)
+            found = difference_of(one, two, metric)
         except G2LError as error:
             raise G2LError(f"task {a.task}, {a.method}, {a.encoder} and {b.encoder}: {error}") from error
+        unit = by_unit(a) or by_unit(b)
+        if unit:
+            return Interval(found.value, math.nan, math.nan, found.undefined, f"nobody says whose a {unit} is")
+        return found
 
     def best(self, task: TaskResults, method: str, metric: str) -> str | None:
         """The encoder whose difference to every other has an interval that excludes 0; None where there is none."""
@@ -70,15 +78,32 @@ class Measured:
     def mean_score(self, tasks: list[TaskResults], encoder: str) -> Interval:
         """Mean primary metric of the main methods over tasks, with the interval that the patients leave.
 
-        The tasks are taken as they are: this says nothing of other tasks.
+        The tasks are taken as they are: this says nothing of other tasks. Tasks with the same patients see the same
+        draws, and tasks with others independent ones; where some patients are shared, the draws are neither.
         """
         samples = [(self.samples[task.name, task.main, encoder], task.primary or "") for task in tasks]
         value = float(np.mean([sample.values[metric] for sample, metric in samples]))
         drawn: NDArray[np.float64] = np.mean([sample.drawn[metric] for sample, metric in samples], axis=0)
-        if any(math.isnan(self.interval(task.methods[task.main][encoder], task.primary or "").low) for task in tasks):
-            return Interval(value, math.nan, math.nan, 0.0, "a task has no interval")
-        low, high = np.nanpercentile(drawn, [2.5, 97.5])
-        return Interval(value, float(low), float(high), 0.0, "")
+        why = self._no_mean(tasks, encoder)
+        if why:
+            return Interval(value, math.nan, math.nan, 0.0, why)
+        low, high = percentiles(drawn)
+        return Interval(value, low, high, 0.0, "")
+
+    def _no_mean(self, tasks: list[TaskResults], encoder: str) -> str:
+        """Why the mean over the tasks has no interval; "" where it has one."""
+        for task in tasks:
+            result = task.methods[task.main][encoder]
+            if math.isnan(self.interval(result, task.primary or "").low):
+                return f"{task.name} has none (say fewer than {FEWEST_PATIENTS} patients)"
+            if by_unit(result):
+                return f"that of {task.name} is by {by_unit(result)}, hence too short"
+        people = {task.name: set(self.samples[task.name, task.main, encoder].patients.tolist()) for task in tasks}
+        for one, other in combinations(people, 2):
+            if people[one] != people[other] and people[one] & people[other]:
+                shared = len(people[one] & people[other])
+                return f"{one} and {other} share {shared} of their patients (by name), not all: no draw fits both"
+        return ""
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per task, method, encoder and metric, as in metrics.csv; None where undefined."""
@@ -88,7 +113,7 @@ class Measured:
         task = next(task for task in self.study.tasks if task.name == result.task)
         reference = task.methods[result.method].get(self.study.reference)
         sample = self.samples[result.task, result.method, result.encoder]
-        rows = []
+        rows, drawn = [], drawn_units(result)
         for metric in result.metrics:
             found = self.interval(result, metric)
             apart = None
@@ -107,7 +132,9 @@ class Measured:
                     "high": _known(found.high),
                     "units": len(sample.ids),
                     "unit": result.outcome.unit,
-                    "patients": sample.count,
+                    "patients": sample.count if drawn == "patient" else None,
+                    "resampled": drawn,
+                    "resampled_units": sample.count,
                     "undefined_resamples": found.undefined,
                     "no_interval_because": found.why,
                     "reference": self.study.reference if apart else None,
@@ -128,7 +155,7 @@ def measure_all(
     """Measure every result again, and on resamples.
 
     Raises:
-        G2LError: predictions that do not give the metrics that stand beside them.
+        G2LError: predictions that cannot be resampled.
     """
     samples = {}
     for result in progress(list(study)):
@@ -136,13 +163,6 @@ def measure_all(
             sample = resample(result.outcome.measure, result.outcome.predictions, resamples, seed)
         except (G2LError, KeyError, ValueError, IndexError, TypeError) as error:
             raise G2LError(f"result {result.folder} cannot be measured again ({error}); evaluate again") from error
-        for metric, value in sample.values.items():
-            said = result.metrics.get(metric, math.nan)
-            if not np.isclose(value, said, rtol=0, atol=SAME, equal_nan=True):
-                raise G2LError(
-                    f"result {result.folder} is damaged: {metric} is {said:.6g} in it, but its predictions give "
-                    f"{value:.6g}; evaluate again"
-                )
         samples[result.task, result.method, result.encoder] = sample
     return Measured(study, samples, resamples, seed)
 

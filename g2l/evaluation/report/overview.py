@@ -3,10 +3,13 @@
 import math
 from typing import Any
 
+from g2l.evaluation.report.alike import sha_of
 from g2l.evaluation.report.measured import Measured
 from g2l.evaluation.report.overview_figures import differences
-from g2l.evaluation.report.study import Study, TaskResults, sha_of
-from g2l.evaluation.report.words import MINUS, number, spread
+from g2l.evaluation.report.study import Study, TaskResults, by_unit
+from g2l.evaluation.report.words import MINUS, number, p_value, spread
+
+ALPHA = 0.05  # of tests across tasks
 
 
 def encoder_rows(study: Study) -> list[dict[str, str]]:
@@ -46,7 +49,7 @@ def primary_rows(measured: Measured) -> list[dict[str, Any]]:
                 cells.append(
                     {
                         "value": number(found.value) if found else "",
-                        "spread": spread(found) if found else "",
+                        "spread": spread(found, unit=by_unit(result)) if found and result else "",
                         "best": encoder == best,
                     }
                 )
@@ -89,14 +92,7 @@ def findings(measured: Measured, ranking: dict[str, Any]) -> list[str]:
     """What the intervals support, in sentences, and no more than that."""
     study = measured.study
     tasks = [task for task in study.tasks if task.primary is not None]
-    sentences = []
-    if ranking["rows"]:
-        rows = ranking["rows"]
-        tied = [row["name"] for row in rows if row["rank"] == rows[0]["rank"]]
-        over = f"over {len(ranking['tasks'])} task{'s' * (len(ranking['tasks']) != 1)}"
-        best = f"Best average rank: {', '.join(tied)} ({rows[0]['rank']} of {len(rows)} {over})."
-        alike = f"All encoders have the same average rank ({rows[0]['rank']} {over})."
-        sentences.append(alike if len(tied) == len(rows) else best)
+    sentences = [_order(ranking)] if ranking["rows"] else []
     for encoder in study.encoders:
         if encoder == study.reference:
             continue
@@ -109,5 +105,22 @@ def findings(measured: Measured, ranking: dict[str, Any]) -> list[str]:
                 f"{len(known) - better - worse} of {len(known)} task{'s' * (len(known) != 1)} with an interval."
             )
         elif found:
-            sentences.append(f"{encoder} {MINUS} {study.reference}: no task has enough patients for an interval.")
+            sentences.append(f"{encoder} {MINUS} {study.reference}: no task has an interval of the difference.")
     return sentences
+
+
+def _order(ranking: dict[str, Any]) -> str:
+    """What the test across tasks says of the order of the encoders; without one, the ranks are those of these tasks."""
+    values, rows = ranking["values"], ranking["rows"]
+    name, p = next(((name, values[name]) for name in ("friedman", "wilcoxon") if name in values), ("", math.nan))
+    if not p < ALPHA:
+        said = f"{name.capitalize()} test, {p_value(p)}" if name else "too few tasks, or none to compare"
+        return f"No test across tasks supports an order of the encoders ({said})."
+    best = [row["name"] for row in rows if row["rank"] == rows[0]["rank"]]
+    pairs = values.get("nemenyi", {})
+    near = [row["name"] for row in rows if row["name"] not in best and pairs and pairs[best[0]][row["name"]] >= ALPHA]
+    told = f"; not told apart from {', '.join(near)} by Nemenyi's test" if near else ""
+    return (
+        f"Best average rank: {', '.join(best)} ({rows[0]['rank']} of {len(rows)} over {len(ranking['tasks'])} tasks, "
+        f"{name.capitalize()} test {p_value(p)}{told})."
+    )

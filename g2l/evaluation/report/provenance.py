@@ -3,7 +3,8 @@
 import json
 from typing import Any
 
-from g2l.evaluation.report.study import Study, sha_of
+from g2l.evaluation.report.alike import sha_of
+from g2l.evaluation.report.study import Study
 
 
 def provenance(study: Study) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from g2l.errors import G2LError
 from g2l.evaluation.report.measured import Measured, ranked_tasks, score_table
 from g2l.evaluation.report.overview_figures import against_score, critical_difference_diagram
 from g2l.evaluation.report.words import number, p_value, spread
-from g2l.evaluation.statistics.bootstrap import FEWEST_PATIENTS
 from g2l.evaluation.statistics.ranks import DECIMALS, average_ranks, compare, wilcoxon
 
 
@@ -96,7 +95,5 @@ def size_and_speed(measured: Measured) -> dict[str, Any]:
         )
     found["interval"] = all(math.isfinite(score.low) for score in scores)
     if not found["interval"]:
-        found["notes"].append(
-            f"The mean has no interval, since one of its tasks has none (say fewer than {FEWEST_PATIENTS} patients)."
-        )
+        found["notes"].append(f"The mean has no interval: {next(score.why for score in scores if score.why)}.")
     return found

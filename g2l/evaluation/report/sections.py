@@ -1,12 +1,15 @@
 """What the report says of one task."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from g2l.evaluation.measures.published import PUBLISHED
+from g2l.evaluation.report.alike import sha_of
 from g2l.evaluation.report.drawing import jpeg
 from g2l.evaluation.report.measured import Measured
-from g2l.evaluation.report.study import TaskResults, sha_of
+from g2l.evaluation.report.study import TaskResults, by_unit, drawn_units
 from g2l.evaluation.report.task_figures import (
     MOST_CLASSES,
     Curve,
@@ -22,6 +25,7 @@ from g2l.evaluation.statistics.bootstrap import MOST_UNDEFINED
 
 PICTURE_PX = 900  # longer side of an overlay in the page; the whole one lies beside the result
 MOST_METRICS = 6  # in the first table; further ones get a row each in a second
+PATHOROB = "Koemen et al. 2025."
 DRAWN_FACTS = ("examples", "kaplan_meier", "published", "published k")
 
 
@@ -39,12 +43,20 @@ def task_section(measured: Measured, task: TaskResults) -> dict[str, Any]:
 
 def _data(data: dict[str, Any]) -> list[tuple[str, str]]:
     origin = data.get("origin") or {}
-    parts = [
-        f"{part} {counted(int(each.get('rows', 0)), 'row')} of {counted(int(each.get('patients', 0)), 'patient')}"
-        for part, each in (data.get("parts") or {}).items()
-    ]
+    parts = [f"{part} {_part(each)}" for part, each in (data.get("parts") or {}).items()]
     found = [("data set", str(data.get("name", "–"))), ("parts", "; ".join(parts))]
     return [(name, text) for name, text in [*found, *((str(k), str(v)) for k, v in origin.items())] if text]
+
+
+def _part(part: dict[str, int]) -> str:
+    rows = counted(int(part.get("rows", 0)), "row")
+    if "patients" in part:
+        return f"{rows} of {counted(int(part['patients']), 'patient')}"
+    return (
+        f"{rows} of {counted(int(part['slides']), 'slide')}, patients unknown"
+        if "slides" in part
+        else (f"{rows}, patients unknown")
+    )
 
 
 def _method(measured: Measured, task: TaskResults, method: str) -> dict[str, Any]:
@@ -71,15 +83,18 @@ def _method(measured: Measured, task: TaskResults, method: str) -> dict[str, Any
         "chosen": _chosen(results),
         "chosen_on_val": all("val" in r.about["data"].get("parts", {}) for r in results.values()),
         "facts": _facts(results, {} if method == task.main else task.methods[task.main]),
-        "published": _published(results),
+        "published": _published(measured, task, method),
     }
 
 
 def _tested(measured: Measured, results: dict[str, Result]) -> str:
     result = next(iter(results.values()))
     sample = measured.samples[result.task, result.method, result.encoder]
-    units = counted(len(sample.ids), result.outcome.unit)
-    return units if result.outcome.unit == "patient" else f"{units} of {counted(sample.count, 'patient')}"
+    units, drawn = counted(len(sample.ids), result.outcome.unit), drawn_units(result)
+    if by_unit(result):
+        return f"{units}, patients unknown"
+    of = "" if result.outcome.unit == drawn else f" of {counted(sample.count, drawn)}"
+    return f"{units}{of}{', patients unknown' if drawn == 'slide' else ''}"
 
 
 def _metrics(measured: Measured, task: TaskResults, method: str) -> dict[str, Any]:
@@ -97,7 +112,10 @@ def _metrics(measured: Measured, task: TaskResults, method: str) -> dict[str, An
         apart = None
         if reference is not None and result is not reference and primary is not None:
             apart = measured.difference(result, reference, primary)
-        cells = [(number(found[name].value), spread(found[name])) if name in found else ("", "") for name in names]
+        unit = by_unit(result)
+        cells = [
+            (number(found[name].value), spread(found[name], unit=unit)) if name in found else ("", "") for name in names
+        ]
         rows.append(
             {
                 "encoder": encoder,
@@ -122,7 +140,7 @@ def _cell(measured: Measured, result: Result, metric: str) -> str:
     if metric not in result.metrics:
         return ""
     found = measured.interval(result, metric)
-    return f"{number(found.value)} {spread(found)}".strip()
+    return f"{number(found.value)} {spread(found, unit=by_unit(result))}".strip()
 
 
 def _why(measured: Measured, results: dict[str, Result]) -> list[str]:
@@ -136,7 +154,14 @@ def _why(measured: Measured, results: dict[str, Result]) -> list[str]:
             elif each.undefined:
                 text = f"{{}}: up to {MOST_UNDEFINED:.0%} of the resamples had no value (a class was missing)."
                 found.setdefault(text, set()).add(metric)
-    return [text.format(", ".join(sorted(metrics))) for text, metrics in found.items()]
+    said = [text.format(", ".join(sorted(metrics))) for text, metrics in found.items()]
+    unit = by_unit(next(iter(results.values())))
+    if unit:
+        said.append(
+            f"Nobody says which patient a {unit} is of. Intervals by {unit} are too short, as those of one patient "
+            "resemble each other; no difference is judged by them."
+        )
+    return said
 
 
 def _chosen(results: dict[str, Result]) -> list[tuple[str, str]]:
@@ -240,12 +265,26 @@ def _short(value: Any) -> bool:
     return True
 
 
-def _published(results: dict[str, Result]) -> tuple[list[str], list[tuple[str, list[str]]]] | None:
-    """What others published of such a task: columns with the neighbours that were counted for them."""
-    for result in results.values():
+def _published(measured: Measured, task: TaskResults, method: str) -> list[dict[str, Any]]:
+    """What others published of such a task: of its own facts, or once in the report for its kind."""
+    found = []
+    for result in task.methods[method].values():
         values, k = result.outcome.facts.get("published"), result.outcome.facts.get("published k") or {}
         if values:
-            names = list(dict.fromkeys(name for row in values.values() for name in row))
-            rows = [(str(model), [number(row.get(name)) for name in names]) for model, row in values.items()]
-            return [f"{name} (k = {k[name]})" if name in k else name for name in names], rows
-    return None
+            columns, rows = _table(values)
+            columns = [f"{name} (k = {k[name]})" if name in k else name for name in columns]
+            found.append(
+                {"title": "robustness index on PathoROB", "source": PATHOROB, "columns": columns, "rows": rows}
+            )
+            break
+    first = next(each for each in measured.study.tasks if each.kind == task.kind)
+    if task is first and method == ("gpfm" if "gpfm" in task.methods else task.main):
+        for each in PUBLISHED.get(task.kind, []):
+            columns, rows = _table(each.values)
+            found.append({"title": each.title, "source": each.source, "columns": columns, "rows": rows})
+    return found
+
+
+def _table(values: Mapping[str, Mapping[str, float]]) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    columns = list(dict.fromkeys(name for row in values.values() for name in row))
+    return columns, [(str(model), [number(row.get(name)) for name in columns]) for model, row in values.items()]

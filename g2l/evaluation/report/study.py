@@ -1,10 +1,11 @@
-"""Results by task, method and encoder, and the refusal of those that must not stand side by side."""
+"""Results by task, method and encoder."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from g2l.errors import ConfigError, G2LError
+from g2l.evaluation.report.alike import agreeing
 from g2l.evaluation.results import Result
 
 # The method that stands for a task in overviews and ranks, of those that have a primary metric; further ones by name:
@@ -59,23 +60,30 @@ class Study:
         return (result for task in self.tasks for result in task)
 
 
-def sha_of(about: dict[str, Any]) -> str:
-    """SHA-256 of an encoder or of a data set as results keep it; "" where unknown."""
-    return str(about.get("sha256") or about.get("source", {}).get("sha256") or "")
+def drawn_units(result: Result) -> str:
+    """What a resample draws: "patient", "slide" where patients are unknown, and where both are, the unit itself."""
+    part = result.about.get("data", {}).get("parts", {}).get("test", {})
+    return "patient" if "patients" in part else "slide" if "slides" in part else result.outcome.unit
+
+
+def by_unit(result: Result) -> str:
+    """The unit ("patch") where nobody says whose it is, so that an interval is too short to judge by; else ""."""
+    drawn = drawn_units(result)
+    return "" if drawn in ("patient", "slide") else drawn
 
 
 def make_study(results: list[Result], reference: str | None = None) -> Study:
     """Arrange the results.
 
     Raises:
-        G2LError: the same task, method and encoder twice; one task on different data; one name for different encoders.
+        G2LError: results that must not stand side by side (see `agreeing`): which, in what they differ, what to do.
         ConfigError: there is no encoder called `reference`.
     """
     if not results:
         raise G2LError("no results to report; make them with g2l evaluate")
-    _check_unique(results)
-    _check_primary(results)
-    _check_alike(results)
+    _, problems = agreeing(results)
+    if problems:
+        raise G2LError("; and ".join(problems))
     encoders: dict[str, dict[str, Any]] = {}
     for result in results:
         encoders.setdefault(result.encoder, result.about.get("encoder", {}))
@@ -93,48 +101,3 @@ def _task(name: str, results: list[Result], encoders: list[str]) -> TaskResults:
     ordered = sorted(results, key=lambda result: encoders.index(result.encoder))
     arranged = {method: {r.encoder: r for r in ordered if r.method == method} for method in methods}
     return TaskResults(name, results[0].kind, arranged)
-
-
-def _check_unique(results: list[Result]) -> None:
-    seen: dict[tuple[str, str, str], Result] = {}
-    for result in results:
-        key = (result.task, result.method, result.encoder)
-        if key in seen:
-            where = f"{seen[key].folder} and {result.folder}"
-            raise G2LError(
-                f"task {key[0]}, method {key[1]}, encoder {key[2]} occurs twice: {where}; report one of them"
-            )
-        seen[key] = result
-
-
-def _check_primary(results: list[Result]) -> None:
-    for result in results:
-        primary = result.outcome.primary
-        if primary is not None and primary not in result.metrics:
-            known = ", ".join(result.metrics)
-            raise G2LError(
-                f"result {result.folder} is damaged: {primary} is none of its metrics ({known}); evaluate again"
-            )
-
-
-def _check_alike(results: list[Result]) -> None:
-    tasks: dict[str, Result] = {}
-    encoders: dict[str, Result] = {}
-    for result in results:
-        other = tasks.setdefault(result.task, result)
-        both = f"{other.folder} and {result.folder}"
-        if other.kind != result.kind:
-            raise G2LError(f"task {result.task} is {other.kind} and {result.kind}: {both}; give them different names")
-        one, two = (sha_of(each.about.get("data", {})) for each in (other, result))
-        if one != two:
-            raise G2LError(
-                f"task {result.task} was run on different data ({one[:12] or 'unknown'} and {two[:12] or 'unknown'}): "
-                f"{both}; their scores are not comparable: evaluate both on one"
-            )
-        other = encoders.setdefault(result.encoder, result)
-        one, two = (sha_of(each.about.get("encoder", {})) for each in (other, result))
-        if one != two:
-            raise G2LError(
-                f"encoder {result.encoder} has different weights ({one[:12] or 'unknown'}, {two[:12] or 'unknown'}): "
-                f"{other.folder} and {result.folder}; give them different names"
-            )

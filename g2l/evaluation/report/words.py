@@ -18,11 +18,15 @@ def number(value: float | None, signed: bool = False) -> str:
     return text.replace("-", MINUS)
 
 
-def spread(found: Interval, signed: bool = False) -> str:
-    """[low, high], or nothing where there is no interval."""
+def spread(found: Interval, signed: bool = False, unit: str = "") -> str:
+    """[low, high], or nothing where there is no interval.
+
+    Args: unit: what was drawn for it, where those are no patients.
+    """
     if not math.isfinite(found.low):
         return ""
-    return f"[{number(found.low, signed)}, {number(found.high, signed)}]"
+    text = f"[{number(found.low, signed)}, {number(found.high, signed)}]"
+    return f"{text} by {unit}" if unit else text
 
 
 def p_value(p: float) -> str:

@@ -45,6 +45,11 @@ def sha(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def known(task: str, rows: int) -> dict[str, int]:
+    """The publisher of the nuclei names no patients."""
+    return {} if task == "nuclei" else {"patients": rows // 20}
+
+
 def about(task: str, encoder: Simulated, paths: dict[str, str] | None = None, **counts: int) -> dict[str, Any]:
     return {
         "encoder": {
@@ -58,9 +63,10 @@ def about(task: str, encoder: Simulated, paths: dict[str, str] | None = None, **
             "name": f"simulated {task}",
             "origin": {"licence": "CC0-1.0", "citation": "none: drawn from a random number generator"},
             "sha256": sha(task),
-            "parts": {part: {"rows": rows, "patients": rows // 20} for part, rows in counts.items()},
+            "parts": {part: {"rows": rows} | known(task, rows) for part, rows in counts.items()},
             "paths": paths or {},
         },
+        "protocol": {"task": {"class": "Simulated", "k": 20}, "embedding": {"precision": "32-true"}, "seed": 0},
         "run": {
             "command": f"python -m g2l evaluate --config simulated.yaml --out results/{encoder.name}",
             "versions": {"g2l": "0.0", "torch": "2.12.1", "scikit-learn": "1.8.0"},
@@ -181,13 +187,13 @@ def retrieval_paths(task: str, folder: Path) -> dict[str, str]:
 
 def robust(task: str, encoder: Simulated, folder: Path) -> dict[str, Outcome]:
     from g2l.evaluation.measures.published import PATHOROB_INDEX, PATHOROB_K
-    from g2l.evaluation.measures.robustness import measure_robustness
+    from g2l.evaluation.measures.robustness import Pairs, columns, measure_robustness
 
     rng = drawn(encoder, task)
     owner = np.repeat([f"case-{number:02d}" for number in range(36)], 12)
     p = np.array([4.0, 2.0 * encoder.skill, 2.0, 3.0])
     counts = rng.multinomial(20, p / p.sum(), len(owner))
-    columns = dict(zip(("ss", "so", "os", "oo"), counts.T, strict=True))
+    pairs = columns(Pairs(counts, rng.permutation(counts)))
     ids = np.array([f"{patient}/{number}" for number, patient in enumerate(owner)])
     notes = ["biology and centre are balanced"]
     table = {
@@ -196,7 +202,7 @@ def robust(task: str, encoder: Simulated, folder: Path) -> dict[str, Outcome]:
         "counts": [[71, 73, 72], [72, 70, 74]],
     }
     facts = {"cross table": table, "k": 20, "published": PATHOROB_INDEX, "published k": PATHOROB_K}
-    predictions = {"id": ids, "patient": owner} | columns
+    predictions = {"id": ids, "patient": owner} | pairs
     found = Outcome("patch", predictions, measure_robustness, "robustness index", {"k": 20}, notes, {}, facts)
     return {"neighbours": found}
 

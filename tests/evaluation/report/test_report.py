@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import re
+import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,7 +14,8 @@ import pytest
 from simulated_study import ENCODERS, Reported, write_study
 
 from g2l.errors import ConfigError, G2LError
-from g2l.evaluation.report.make import make_report, report
+from g2l.evaluation.measures.published import GPFM_RETRIEVAL, KAIKO_PROBE, PATHOROB_INDEX, PUBLISHED
+from g2l.evaluation.report.make import make_report, report, write_metrics
 from g2l.evaluation.report.measured import measure_all, ranked_tasks, score_table
 from g2l.evaluation.report.study import make_study
 from g2l.evaluation.results import OUTCOME, Result
@@ -83,6 +85,11 @@ def test_the_page_is_whole_and_holds_itself(reported: Reported) -> None:
     [
         "Scores of different protocols are not comparable.",
         "Friedman test across 8 tasks and 3 encoders",
+        "of 3 over 8 tasks, Friedman test p < 0.001",
+        "Splits are by patient where patients are known. In nuclei nobody says whose an image is",
+        "tested on 48 images, patients unknown",
+        "test 48 rows, patients unknown",
+        "Intervals by image are too short",
         "No interval for small cohort: 6 patients are too few to resample; 10 are needed.",
         "validation carved from train: 30 of 150 patients",
         "2 slides also occur in the distillation of simulated-student",
@@ -197,6 +204,7 @@ def test_one_encoder_is_reported_without_ranks(tmp_path: Path) -> None:
     assert said.endswith("1 encoder, 2 tasks, 2 results")
 
 
+@pytest.mark.slow
 def test_two_encoders_on_enough_tasks_get_the_signed_rank_test(reported: Reported, tmp_path: Path) -> None:
     names = ("simulated-giant", "simulated-small")
     make_report([r for r in reported.results if r.encoder in names], tmp_path / "r", resamples=50)
@@ -206,6 +214,7 @@ def test_two_encoders_on_enough_tasks_get_the_signed_rank_test(reported: Reporte
     assert json.loads((tmp_path / "r" / "metrics.json").read_text())["ranks"]["wilcoxon"] == 2 / 2**8
 
 
+@pytest.mark.slow
 def test_nothing_from_a_users_file_becomes_html(tmp_path: Path) -> None:
     evil = "<script>alert(1)</script>"
     found = []
@@ -237,6 +246,7 @@ def test_nothing_from_a_users_file_becomes_html(tmp_path: Path) -> None:
     assert "default-src 'none'" in html
 
 
+@pytest.mark.slow
 def test_images_that_are_gone_are_a_sentence_and_not_a_failure(tmp_path: Path) -> None:
     results = few(tmp_path, ("colon retrieval",))
     images = sorted((tmp_path / "images").glob("*.png"))
@@ -269,7 +279,7 @@ def test_what_must_not_stand_side_by_side_is_refused(tmp_path: Path) -> None:
         make_study([one, with_about(two, "data", sha256="f" * 64)])
     with pytest.raises(G2LError, match=r"simulated-giant occurs twice: .* and .*; report one of them"):
         make_study([one, one])
-    with pytest.raises(G2LError, match="breast subtypes is slides and survival"):
+    with pytest.raises(G2LError, match="breast subtypes is survival and slides"):
         make_study([one, replace(two, kind="survival")])
     renamed = with_about(replace(one, task="another"), "encoder", source={"sha256": "0" * 64})
     with pytest.raises(G2LError, match="encoder simulated-giant has different weights"):
@@ -282,6 +292,181 @@ def test_what_must_not_stand_side_by_side_is_refused(tmp_path: Path) -> None:
     with pytest.raises(G2LError, match=r"task breast subtypes, abmil, .*both models on the same units; only one has"):
         make_report([one, fewer], tmp_path / "r", resamples=5)
     assert not (tmp_path / "r" / "report.html").exists()
+
+
+def test_results_of_different_settings_are_refused_with_the_settings(tmp_path: Path) -> None:
+    one, two = few(tmp_path)
+    protocol = one.about["protocol"]
+    again = {"task": {**protocol["task"], "k": 61}, "embedding": {"precision": "bf16-mixed"}}
+    other = replace(two, about={**two.about, "protocol": {**protocol, **again}})
+    match = r"breast subtypes was run with different settings \(k 61 and 20, precision bf16-mixed and 32-true\)"
+    with pytest.raises(G2LError, match=match) as refused:
+        make_study([one, other])
+    assert f"{two.folder.parent} and {one.folder.parent}; evaluate both with one set" in str(refused.value)
+    with pytest.raises(G2LError, match=r"different settings \(seed 1 and 0\)"):
+        make_study([one, replace(two, about={**two.about, "protocol": {**protocol, "seed": 1}})])
+    silent = {name: part for name, part in two.about.items() if name != "protocol"}
+    with pytest.raises(G2LError, match="does not say on which data or with which settings it was made"):
+        make_study([replace(one, about=silent), replace(two, about=silent)])
+    # another method may be run with other settings
+    methods = [one, replace(one, method="mean", about={**one.about, "protocol": other.about["protocol"]})]
+    assert len(list(make_study(methods))) == 2
+    named = [
+        with_about(each, "data", sha256=str(k), content={"files": "", "event": str(k)})
+        for k, each in enumerate((one, two))
+    ]
+    with pytest.raises(G2LError, match=r"run on different data \(event\)"):
+        make_study(named)
+
+
+@pytest.mark.parametrize(
+    ("task", "column"), [("overall survival", "event"), ("overall survival", "time"), ("breast subtypes", "truth")]
+)
+def test_predictions_of_another_truth_are_refused(tmp_path: Path, task: str, column: str) -> None:
+    one, two = few(tmp_path, (task,))
+    columns = dict(two.outcome.predictions)
+    columns[column] = {"event": lambda x: 1 - x, "time": lambda x: x + 1, "truth": np.flip}[column](columns[column])
+    outcome = replace(two.outcome, predictions=columns)
+    two = replace(two, outcome=outcome, metrics=outcome.measure(columns))
+    with pytest.raises(G2LError, match=f"predictions differ in column {column}, which is no encoder's"):
+        make_study([one, two])
+
+
+def rewrite(result: Result, **changes: object) -> None:
+    file = result.folder / OUTCOME
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps({**content, "about": {**content["about"], **changes}}))
+
+
+@pytest.mark.slow
+def test_what_former_evaluations_left_behind_is_told_and_no_failure(tmp_path: Path) -> None:
+    results = write_study(tmp_path, ENCODERS[:4], ("colon tissue", "breast subtypes"))
+    folder = tmp_path / "results"
+    giga, large, student, small = ([r for r in results if r.encoder == each.name] for each in ENCODERS[:4])
+    for result in giga:  # run with another k before
+        rewrite(result, protocol={**result.about["protocol"], "task": {"class": "Simulated", "k": 61}})
+    broken = next(result for result in student if result.task == "breast subtypes")
+    (broken.folder / OUTCOME).write_text("{")
+    (folder / "elsewhere").mkdir()
+    shutil.copytree(
+        folder / "breast_subtypes", folder / "elsewhere/results/breast_subtypes"
+    )  # no result of this folder
+    said = write_metrics(folder, [(result.task, result.encoder) for result in small])
+    content = json.loads((folder / "metrics.json").read_text())
+    assert content["left_out"] == said and len(said) == 3
+    assert sum("k 61 and 20" in each and "simulated-giant" in each for each in said) == 2
+    assert sum(str(broken.folder) in each and "evaluate again" in each for each in said) == 1
+    kept = {(row["task"], row["encoder"]) for row in content["metrics"]}
+    assert kept == {(r.task, r.encoder) for r in [*large, *student, *small]} - {
+        ("breast subtypes", "simulated-student")
+    }
+    # whichever is new stays, and the others go
+    said = write_metrics(folder, [(result.task, result.encoder) for result in giga])
+    rows = json.loads((folder / "metrics.json").read_text())["metrics"]
+    assert {row["encoder"] for row in rows} == {"simulated-giant"} and sum("k 20 and 61" in each for each in said) == 2
+
+
+def test_intervals_of_images_of_nobody_judge_nothing(reported: Reported, tmp_path: Path) -> None:
+    results = [with_parts(r, {"test": {"rows": 48}}) for r in reported.results if r.task == "nuclei"]
+    study = make_study(results)
+    measured = measure_all(study, 50)
+    (task,) = study.tasks
+    giant, small = task.methods["linear"]["simulated-giant"], task.methods["linear"]["simulated-small"]
+    assert math.isfinite(measured.interval(small, "Dice").low)
+    apart = measured.difference(giant, small, "Dice")
+    assert apart is not None and apart.value > 0 and math.isnan(apart.low) and "whose" in apart.why
+    assert measured.best(task, "linear", "Dice") is None
+    assert "by image" in measured.mean_score([task], "simulated-giant").why
+    row = next(row for row in measured.rows() if row["metric"] == "Dice")
+    assert (row["patients"], row["resampled"], row["resampled_units"]) == (None, "image", 48)
+    make_report(results, tmp_path / "r", resamples=50)
+    text = page_of(tmp_path / "r").text
+    assert "] by image" in text and "no task has an interval of the difference" in text and "better on 1" not in text
+    # of known patients the very same numbers decide
+    known = make_study([with_parts(r, {"test": {"rows": 48, "patients": 48}}) for r in results])
+    assert measure_all(known, 50).best(known.tasks[0], "linear", "Dice") == "simulated-giant"
+    make_report([with_parts(r, {"test": {"rows": 48, "slides": 48}}) for r in results], tmp_path / "s", resamples=50)
+    text = page_of(tmp_path / "s").text
+    assert "tested on 48 images of 48 slides, patients unknown" in text and "a slide counts as one" in text
+    assert "better on" in text and "by image" not in text
+
+
+def with_parts(result: Result, parts: dict[str, dict[str, int]]) -> Result:
+    return with_about(result, "data", parts=parts)
+
+
+def test_a_mean_over_tasks_that_share_some_patients_has_no_interval(tmp_path: Path) -> None:
+    results = few(tmp_path, ("breast biopsies",))
+    assert len(results) == 2
+
+    def second(keep: int, rename: str = "") -> list[Result]:
+        made = []
+        for each in results:
+            inside = np.array([int(name[5:]) < keep for name in each.outcome.predictions["patient"]])
+            columns = {name: column[inside] for name, column in each.outcome.predictions.items()}
+            columns["patient"] = np.char.add(rename, columns["patient"])
+            outcome = replace(each.outcome, predictions=columns)
+            made.append(replace(each, task="second", outcome=outcome, metrics=outcome.measure(columns)))
+        return made
+
+    found = {}
+    for name, others in {"same": second(24), "all but one": second(23), "others": second(23, "x")}.items():
+        study = make_study([*results, *others])
+        found[name] = measure_all(study, 200).mean_score(study.tasks, "simulated-giant")
+    assert math.isnan(found["all but one"].low)
+    assert found["all but one"].why.startswith(
+        "breast biopsies and second share 23 of their patients (by name), not all"
+    )
+    width = {name: each.high - each.low for name, each in found.items()}
+    assert width["same"] > 1.2 * width["others"] > 0  # one draw for both, two independent ones
+    make_report([*results, *second(23)], tmp_path / "r", resamples=50)
+    assert "The mean has no interval: breast biopsies and second share 23" in page_of(tmp_path / "r").text
+
+
+@pytest.mark.slow
+def test_no_order_is_claimed_without_a_test_that_supports_it(reported: Reported, tmp_path: Path) -> None:
+    equal = [encoder._replace(skill=1.0) for encoder in ENCODERS[:3]]
+    alike = write_study(tmp_path, tuple(equal), ("colon tissue", "breast biopsies", "breast subtypes"))
+    make_report(alike, tmp_path / "few", resamples=50)
+    text = page_of(tmp_path / "few").text
+    assert "No test across tasks supports an order of the encoders (too few tasks" in text
+    assert "Best average rank" not in text
+    text = page_of(reported.folder).text  # eight tasks
+    values = json.loads((reported.folder / "metrics.json").read_text())["ranks"]
+    assert values["friedman"] < 0.05 and "Best average rank: simulated-giant" in text
+    near = values["nemenyi"]["simulated-giant"]["simulated-student"] >= 0.05
+    assert ("not told apart from simulated-student by Nemenyi's test" in text) == near
+    # the same tasks, the names of the encoders exchanged at random: nothing is left to order
+    rng = np.random.default_rng(0)
+    names = sorted({result.encoder for result in reported.results})
+    mixed = []
+    for task in sorted({result.task for result in reported.results}):
+        other = dict(zip(names, rng.permutation(names).tolist(), strict=True))
+        of = [result for result in reported.results if result.task == task]
+        about = {result.encoder: result.about["encoder"] for result in of}
+        mixed += [with_about(replace(r, encoder=other[r.encoder]), "encoder", **about[other[r.encoder]]) for r in of]
+    make_report(mixed, tmp_path / "mixed", resamples=20)
+    text = page_of(tmp_path / "mixed").text
+    assert json.loads((tmp_path / "mixed/metrics.json").read_text())["ranks"]["friedman"] > 0.05
+    assert "No test across tasks supports an order of the encoders (Friedman test, p = 0." in text
+
+
+def test_published_values_stand_once_in_their_kind_of_task_with_source(reported: Reported) -> None:
+    html = (reported.folder / "report.html").read_text(encoding="utf-8")
+    blocks = re.findall(r'<div class="published">.*?</p></div>', html, re.DOTALL)
+    assert len(blocks) == 1 + sum(len(PUBLISHED[kind]) for kind in ("classification", "slides", "retrieval")) == 5
+    assert all("not comparable with the rows above" in block for block in blocks)
+    for values, title, source in (
+        (KAIKO_PROBE, "balanced accuracy of a linear probe", "eva 0.0.1"),
+        ({"GPFM": GPFM_RETRIEVAL}, "retrieval of GPFM", "Ma et al. 2024"),
+        (PATHOROB_INDEX, "robustness index on PathoROB", "Koemen et al. 2025"),
+    ):
+        (block,) = [each for each in blocks if f"Published for context: {title}" in each]
+        assert source in block
+        for model, row in values.items():
+            assert re.search(rf"<th>{model}</th>" + "".join(f'<td class="n">{v:.3f}</td>' for v in row.values()), block)
+    first = html[html.index('id="task-1"') : html.index('id="task-2"')]
+    assert ">breast biopsies <" in first and "balanced accuracy of a linear probe" in first  # the first of its kind
 
 
 def test_damaged_results_are_refused(tmp_path: Path) -> None:
@@ -322,6 +507,7 @@ def test_undefined_metrics_are_dashes_and_null(tmp_path: Path) -> None:
     assert "the metric is undefined on these units" in page_of(tmp_path / "r").text
 
 
+@pytest.mark.slow
 def test_the_same_results_give_the_same_report(tmp_path: Path) -> None:
     results = few(tmp_path, ("breast subtypes", "colon tissue"))
     pages = []
