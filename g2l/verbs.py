@@ -15,6 +15,7 @@ class Parser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise ConfigError; the parser of an inner object (a task) tells the one around it, which knows where."""
+        message = message.replace("Expected a dot import path string:", "no such class is known:")
         if not self.prog.startswith("g2l "):
             raise ArgumentError(None, message) from ex
         raise ConfigError(f"{' '.join(message.split())}; python -m {self.prog} --help lists every setting") from ex

@@ -118,6 +118,7 @@ def test_a_slide_that_is_gone_or_too_small_is_left_out_with_a_line(cohort: Cohor
     assert ["00000.tif" in lines[0], "no place for patches of 4000 px" in lines[1]] == [True, True]
 
 
+@pytest.mark.slow
 def test_the_script_prints_what_it_writes(cohort: Cohort, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     loading, peers = importlib.import_module("loading"), importlib.import_module("peers")
     file = tmp_path / "figures.json"

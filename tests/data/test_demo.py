@@ -33,6 +33,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes_whatever_the_processes(small: Path, tmp_path: Path) -> None:
     draw_cohort(tmp_path, seed=3, workers=2, size_um=SMALL_UM)
     files = sorted(p.relative_to(small) for p in small.rglob("*") if p.is_file())
@@ -47,6 +48,7 @@ def test_another_seed_gives_other_slides() -> None:
     assert not np.array_equal(draw_slide(3, order, 400.0)[0], draw_slide(4, order, 400.0)[0])
 
 
+@pytest.mark.slow
 def test_a_finished_cohort_is_left_alone_and_an_unfinished_one_is_mended(small: Path) -> None:
     slide = small / rows(small)[0]["slide"]
     untouched = small / rows(small)[1]["slide"]

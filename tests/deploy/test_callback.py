@@ -40,6 +40,7 @@ def run(tmp_path: Path, overrides: str = "") -> Trainer:
     return trainer
 
 
+@pytest.mark.slow
 def test_callback_and_verb_export_the_best_checkpoint(tmp_path: Path) -> None:
     run(tmp_path)
     bundle = export(str(tmp_path / "best.ckpt"), str(tmp_path / "again"))

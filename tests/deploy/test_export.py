@@ -210,6 +210,7 @@ def test_what_is_no_checkpoint_of_ours_is_refused_in_one_line(tmp_path: Path) ->
         export(str(tmp_path / "cut.ckpt"), str(tmp_path / "b"))
 
 
+@pytest.mark.slow
 def test_the_command_and_its_help_work_without_importing_torch_for_the_latter(tmp_path: Path) -> None:
     code = """
 import sys

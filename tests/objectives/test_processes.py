@@ -76,6 +76,7 @@ def train_half(rank: int, halves: list[list[int]]) -> tuple[list[float], Tensor,
     return train(halves[rank], distributed=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "halves", [[[0, 2, 4, 6], [1, 3, 5, 7]], [[1, 2, 4, 5], [0, 3, 6, 7]], [[0, 3, 6, 6], [1, 4, 7, 7]]]
 )

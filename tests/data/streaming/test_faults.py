@@ -168,6 +168,7 @@ def hanging(cohort: Cohort) -> Iterator[Path]:
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_slide_that_hangs_ends_the_run_with_its_name(cohort: Cohort, hanging: Path, workers: int) -> None:
@@ -292,6 +293,7 @@ def fit(data: SlideDataModule, root: Path, steps: int, ckpt_path: Path | None = 
     return trainer
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*is read no more", "ignore:.*does not have many workers")
 @pytest.mark.parametrize("part", ["train", "val"])
 def test_a_run_records_the_faults_of_both_streams_also_when_resumed(cohort: Cohort, tmp_path: Path, part: str) -> None:
