@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from g2l.errors import CohortError
-from g2l.evaluation.embedding.features import Features
 from g2l.evaluation.tables.hashes import BITS, Prints, print_images
 from g2l.evaluation.tables.splits import Split, shown
 from g2l.evaluation.tables.table import Table
@@ -20,9 +19,6 @@ from g2l.evaluation.tables.table import Table
 # Calibrated on LC25000 (2,960 lung images, augmented copies known; 4.3 million pairs of different fields): all pairs it
 # flags are copies, and 91 % of the images that have a copy are flagged (test_leaks.py measures both again).
 DISTANCE, AFFINITY = 28, 0.98
-# Cosine of two embeddings above which they are of one picture. With demo-giga on the same images: all pairs are copies,
-# but it finds 11 % of the images that have one (the prints find 91 %).
-COSINE = 0.995
 TOLERATED = 0.01  # share of the test part's images with a copy elsewhere above which a split is refused
 BLOCK, CAP = 256, 1_000_000
 
@@ -90,29 +86,6 @@ def flag_copies(
             pairs += _matches(prints, later, earlier, report)
         _remember(file, pairs)
     return _leak(table, split, [(int(rows[a]), int(rows[b])) for a, b in pairs], int(prints.flat.sum()))
-
-
-def near_duplicates(table: Table, split: Split, features: Features, cosine: float = COSINE) -> Leak:
-    """The same by embeddings: pairs across the parts whose cosine is at least `cosine`.
-
-    Which cosine means a copy depends on the encoder (augmentation is what a self-supervised encoder was taught to look
-    through, so that others than copies are near as well): a hint, and no reason to refuse a split.
-
-    Raises:
-        CohortError: an embedding that is not finite.
-    """
-    parts = [_unit(table, features.cls(rows), rows) for rows in (split.train, split.val, split.test)]
-    pairs: list[tuple[int, int]] = []
-    for later in (1, 2):
-        rows = (split.train, split.val, split.test)[later]
-        for earlier in range(later):
-            others = (split.train, split.val, split.test)[earlier]
-            for start in range(0, len(rows), BLOCK):
-                near = parts[later][start : start + BLOCK] @ parts[earlier].T >= cosine
-                a, b = np.nonzero(near)
-                pairs += zip(rows[a + start].tolist(), others[b].tolist(), strict=True)
-                _bound(table, pairs)
-    return _leak(table, split, pairs, 0)
 
 
 def require_no_copies(leak: Leak, allow_leak: bool = False) -> list[str]:
@@ -199,19 +172,3 @@ def _leak(table: Table, split: Split, pairs: list[tuple[int, int]], flat: int) -
     tested = set(split.test.tolist())
     affected = len({a for a, _ in pairs if a in tested})
     return Leak(table.name, names, affected, affected / max(len(split.test), 1), flat)
-
-
-def _unit(table: Table, rows: NDArray[np.float32], numbers: NDArray[np.int64]) -> NDArray[np.float32]:
-    """(n, D) rows of length 1; a row of zeros stays."""
-    wrong = ~np.isfinite(rows).all(axis=1)
-    if wrong.any():
-        raise CohortError(
-            f"table {table.name}: embeddings of {int(wrong.sum())} images are not finite "
-            f"({shown(table.ids[numbers[wrong]])}); look at the encoder and at these images"
-        )
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(np.float32).tiny)
-
-
-def _bound(table: Table, pairs: list[tuple[int, int]]) -> None:
-    if len(pairs) > CAP:
-        raise CohortError(f"table {table.name}: more than {CAP} near pairs; raise the cosine above {COSINE}")

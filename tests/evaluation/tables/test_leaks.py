@@ -6,13 +6,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from evaluation.made import MadeFeatures
 from numpy.typing import NDArray
 
 from g2l.errors import CohortError
 from g2l.evaluation.tables import hashes, leaks
 from g2l.evaluation.tables.hashes import BITS, Prints, print_image, print_images
-from g2l.evaluation.tables.leaks import DISTANCE, flag_copies, near_duplicates, require_no_copies
+from g2l.evaluation.tables.leaks import DISTANCE, flag_copies, require_no_copies
 from g2l.evaluation.tables.listing import Listing
 from g2l.evaluation.tables.splits import Split, make_split
 from g2l.evaluation.tables.table import Table
@@ -152,19 +151,6 @@ def test_other_colours_are_no_copy() -> None:
     bits, colours, _ = print_image(image)
     pair = Prints(np.stack([bits, bits]), np.stack([colours, print_image(other)[1]]), np.zeros(2, bool))
     assert not leaks._matches(pair, np.array([1]), np.array([0]), lambda text: None)
-
-
-def test_near_embeddings_are_listed_and_nan_is_named() -> None:
-    rng = np.random.default_rng(0)
-    rows = rng.normal(size=(30, 16)).astype(np.float32)
-    rows[25] = 3 * rows[4]
-    table = Table.build("made", [Path(f"{k}.png") for k in range(30)], Path(), labels=["a"] * 30)
-    split = Split(np.arange(20), np.array([], np.int64), np.arange(20, 30))
-    leak = near_duplicates(table, split, MadeFeatures(rows))
-    assert leak.pairs == [("25.png", "4.png")] and leak.share == 0.1
-    rows[21] = np.nan
-    with pytest.raises(CohortError, match=r"1 images are not finite \(21.png\)"):
-        near_duplicates(table, split, MadeFeatures(rows))
 
 
 def real(root: Path, **settings: object) -> Table:
