@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from g2l.evaluation.tables.table import Source, Table
 from g2l.evaluation.tasks.task import Task
 
 RESERVED = ("embeddings", "report", "metrics.json", "metrics.csv")  # what else lies in the folder of the results
+AT_ONCE = 16  # files looked at: a network mount takes milliseconds for each, but serves many at once
 
 
 @dataclass(frozen=True)
@@ -101,11 +103,12 @@ class _Reader:
             self._tables[data] = task.data.read()
         table = self._tables[data]
         task.check(table)
-        split = make_split(table, task.parts, seed=self.seed)
+        # Images may be copies of one another under any name: they are looked at below. Slides are told by their files.
+        digests = _fingerprints(table) if task.needs == "bag" else {}
+        split = make_split(table, task.parts, seed=self.seed, digests=digests)
         task.check_split(table, split)
         notes = list(split.notes)
         parts = [getattr(split, part) for part in task.parts]
-        # Slides are told apart by name and patient; images can be copies of one another under any name.
         if task.needs != "bag" and len(parts) > 1:
             key = digest([data, [part.tolist() for part in parts]])
             if key not in self._leaks:
@@ -113,6 +116,20 @@ class _Reader:
                 self._leaks[key] = flag_copies(table, split, cache, report=lambda text: self.report(f"{name}: {text}"))
             notes += require_no_copies(self._leaks[key], self.allow_leak)
         return Job(name, task, table, split, np.unique(np.concatenate(parts)), data, notes)
+
+
+def _fingerprints(table: Table) -> dict[str, str]:
+    """Of the slides that are there; that others are absent will be said by what reads them."""
+    from g2l.slides.indexing.scan import fingerprint
+
+    def known(path: str) -> str:
+        try:
+            return fingerprint(Path(path))
+        except OSError:
+            return ""
+
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        return dict(zip(table.ids.tolist(), threads.map(known, table.paths.tolist()), strict=True))
 
 
 def describe(value: Any) -> Any:

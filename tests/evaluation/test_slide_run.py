@@ -1,6 +1,7 @@
 """Whole slides through `g2l evaluate`: bags of tissue patches, a class per slide, a risk per patient."""
 
 import csv
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -50,3 +51,29 @@ def test_slides_get_a_class_and_patients_a_risk(
     page = (tmp_path / "report/report.html").read_text()
     assert "Kaplan" in page
     capsys.readouterr()
+
+
+def test_a_slide_under_two_names_and_two_patients_in_two_parts_is_refused(
+    demo_cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records = list(Cohort.open(demo_cohort))
+    test = next(record for record in records if record.split == "test")
+    copied = shutil.copy(test.path, tmp_path / "other.tif")
+    rows = [[record.path, record.centre, record.patient, record.name, record.split] for record in records]
+    rows.append([copied, test.centre, "somebody", "other", "train"])
+    data = {"class_path": "Listing", "init_args": {"listing": str(tmp_path / "slides.csv")}}
+    config = {
+        "encoders": {"giga": "demo-giga"},
+        "tasks": {"scanner": {"class_path": "SlideClassification", "init_args": {"data": data}}},
+        "out": str(tmp_path / "results"),
+    }
+    (tmp_path / "tasks.yaml").write_text(yaml.safe_dump(config))
+    for stated in (True, False):
+        with (tmp_path / "slides.csv").open("w", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(["path", "label", "patient", "slide", *(["split"] if stated else [])])
+            table.writerows(rows if stated else [row[:4] for row in rows])
+        code = main(["evaluate", "--config", str(tmp_path / "tasks.yaml")])
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert (code, "the same image is in more than one part" in error) == (2, True), error
+        assert not list((tmp_path / "results").rglob("*.h5"))  # before anything is embedded

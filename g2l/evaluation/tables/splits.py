@@ -47,7 +47,8 @@ def make_split(
     Args:
         needs: parts that must hold rows.
         share: of the rows of every class, for each part that is drawn. seed: of the draw.
-        digests: id -> SHA-256 of the image's file, where known: the same content in two parts is refused.
+        digests: id -> hash of the image's or slide's file, where known: the same content in two parts is refused,
+            whoever the table says it is of.
     Raises:
         CohortError: parts share a patient, a slide, a file or its content; rows of no patient; too few patients.
     """
@@ -58,7 +59,7 @@ def make_split(
     stated = bool((parts != "").any())
     notes = _check_patients(table, stated)
     if stated:
-        _check_stated(table, digests or {})
+        _check_stated(table)
         lacking = [part for part in needs if part != "val" and not (parts == part).any()]
         if lacking:
             raise CohortError(
@@ -82,6 +83,7 @@ def make_split(
                 "its images may be of patients in train, which makes choices on validation optimistic; test is not "
                 "touched"
             )
+    _check_contents(table, parts, digests or {})
     train, val, test = (np.flatnonzero(parts == part) for part in PARTS)
     return Split(train, val, test, notes)
 
@@ -182,12 +184,9 @@ def _check_patients(table: Table, stated: bool) -> list[str]:
     )
 
 
-def _check_stated(table: Table, digests: Mapping[str, str]) -> None:
-    """No patient, slide, file or content in two parts."""
+def _check_stated(table: Table) -> None:
+    """No patient, slide or file in two parts."""
     places = np.char.add(np.char.add(table.paths, "#"), table.rows.astype(np.str_))
-    # a file that holds several images has one digest for all of them
-    alone = np.where(table.rows < 0, table.ids, "")
-    content = np.array([digests.get(name, "") for name in alone.tolist()], np.str_)
     columns = {"patients": table.patients, "slides": table.slides, "files": places}
     for what, column in columns.items():
         torn = _torn(column, table.splits)
@@ -196,16 +195,27 @@ def _check_stated(table: Table, digests: Mapping[str, str]) -> None:
                 f"table {table.name}: {len(torn)} {what} are in more than one part of the split ({shown(torn)}); put "
                 "each into one part"
             )
-    torn = _torn(content, table.splits)
+
+
+def _check_contents(table: Table, parts: Texts, digests: Mapping[str, str]) -> None:
+    """No content in two parts: a file under two names may be under two patients as well."""
+    # a file that holds several images has one digest for all of them
+    alone = np.where(table.rows < 0, table.ids, "")
+    content = np.array([digests.get(name, "") for name in alone.tolist()], np.str_)
+    torn = _torn(content, parts)
     if torn:
         twins = [
-            " = ".join(f"{table.ids[row]} ({table.splits[row]})" for row in np.flatnonzero(content == one)[:2])
+            " = ".join(f"{table.ids[row]} ({parts[row]})" for row in _one_of_each_part(content == one, parts))
             for one in torn[:SHOWN]
         ]
         raise CohortError(
             f"table {table.name}: the same image is in more than one part of the split {len(torn)} times "
             f"({'; '.join(twins)}); keep one of each"
         )
+
+
+def _one_of_each_part(same: NDArray[np.bool_], parts: Texts) -> list[int]:
+    return sorted(np.flatnonzero(same & (parts == part))[0] for part in np.unique(parts[same & (parts != "")]))
 
 
 def _torn(column: Texts, parts: Texts) -> list[str]:
