@@ -20,7 +20,8 @@ class AttentionPool(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """tokens: (B, N, token_width). Returns (B, queries, width)."""
         keys = self.ln_k(tokens)
-        queries = self.ln_q(self.query).expand(len(tokens), -1, -1)
+        # Not len(tokens), which a traced graph takes for a constant: an exported model would take no other batch.
+        queries = self.ln_q(self.query).expand(tokens.shape[0], -1, -1)
         return self.attn(queries, keys, keys, need_weights=False)[0]
 
 
