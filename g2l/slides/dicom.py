@@ -28,8 +28,10 @@ class DicomTiles:
         Raises:
             UnsuitableError: no DICOM series of JPEG tiles in full.
         """
-        from wsidicom import WsiDicom
-
+        try:
+            from wsidicom import WsiDicom
+        except ImportError as error:
+            raise UnsuitableError("wsidicom is not installed") from error
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # about values longer than the standard allows, in many archives
@@ -88,7 +90,10 @@ class DicomTiles:
 
 def series(path: Path) -> list[Path]:
     """The DICOM files beside `path` with its series UID, and `path` first. UnsuitableError: it is no DICOM file."""
-    import pydicom
+    try:
+        import pydicom
+    except ImportError as error:
+        raise UnsuitableError("pydicom is not installed") from error
 
     def uid(file: Path) -> str | None:
         try:

@@ -17,6 +17,7 @@ from PIL import Image
 
 from g2l.errors import SlideError
 from g2l.slides.backends import Backend, choose, recorded
+from g2l.slides.bounds import Bounds, stated_bounds
 from g2l.slides.pyramid import NATIVE_TOLERANCE, Level, is_native, levels, margin, pick
 from g2l.slides.reader import Reader
 from g2l.slides.resolution import Resolution, resolve
@@ -86,6 +87,11 @@ class Slide:
     def properties(self) -> Mapping[str, str]:
         """What the file says about itself, by OpenSlide's names."""
         return self._reader.properties()
+
+    @property
+    def bounds(self) -> Bounds | None:
+        """What QuPath crops the slide to, in level-0 px; None: the whole of it."""
+        return stated_bounds(self.properties)
 
     def close(self) -> None:
         """Free the file handle; closing twice is harmless."""

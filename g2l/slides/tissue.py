@@ -1,6 +1,7 @@
-"""Thumbnail -> tissue mask -> contours, and back from GeoJSON.
+"""Thumbnail -> tissue mask -> GeoJSON, and back from GeoJSON.
 
-Masks are boolean with one cell per thumbnail pixel; True is tissue.
+Masks are boolean with one cell per thumbnail pixel; True is tissue. The frame of GeoJSON is QuPath's: level-0 pixels
+from the corner of what the file calls its bounds (`Slide.bounds`), to which QuPath crops; without bounds, the slide's.
 """
 
 import math
@@ -12,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from g2l.errors import CohortError
+from g2l.slides.bounds import Bounds
+from g2l.slides.outlines import contours, fill
 
 DILATE_UM = 32.0  # across the ellipse that grows the dark class; components smaller than it are specks
 CLOSE_UM = 48.0  # radius that joins the strands of fatty tissue
@@ -148,72 +151,55 @@ def largest_square(mask: NDArray[np.bool_]) -> int:
     return max(0, 2 * round(float(radius)) - 1)
 
 
-def contours(mask: NDArray[np.bool_]) -> list[list[NDArray[np.float64]]]:
-    """Polygons along the cells' edges: per component the outline, then its holes; each (n, 2) of (x, y) in cells."""
-    # Doubled and padded, so that the line runs along the edges of cells and not through their centres.
-    doubled = np.repeat(np.repeat(mask.astype(np.uint8), 2, axis=0), 2, axis=1)
-    rings, hierarchy = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-    if not rings:
-        return []
-    polygons: dict[int, list[NDArray[np.float64]]] = {}
-    for index, parent in enumerate(hierarchy[0][:, 3]):
-        if parent < 0:
-            polygons[index] = [_ring(rings[index])]
-    for index, parent in enumerate(hierarchy[0][:, 3]):
-        if parent >= 0:
-            polygons[int(parent)].append(_ring(rings[index]))
-    return [[ring for ring in polygon if len(ring) > 2] for polygon in polygons.values() if len(polygon[0]) > 2]
-
-
-def _ring(points: Any) -> NDArray[np.float64]:
-    # Doubled pixel k covers [k / 2, (k + 1) / 2) cells; its centre is the contour's vertex.
-    return points[:, 0, :].astype(np.float64) / 2 + 0.25
-
-
-def to_geojson(mask: NDArray[np.bool_], mask_mpp: float, mpp: Sequence[float]) -> dict[str, Any]:
-    """The mask's outline as a FeatureCollection of polygons with holes, in level-0 pixels (as QuPath reads it).
+def to_geojson(
+    mask: NDArray[np.bool_], mask_mpp: float, mpp: Sequence[float], bounds: Bounds | None = None
+) -> dict[str, Any]:
+    """The mask's outline as a FeatureCollection of polygons with holes, in QuPath's frame and with the keys it reads.
 
     Args:
         mask_mpp: um per cell; mpp: um per level-0 pixel in x and y.
+        bounds: of the slide, as `Slide.bounds` gives them.
     """
-    scale = mask_mpp / np.asarray(mpp, dtype=np.float64)
+    scale, corner = mask_mpp / np.asarray(mpp, dtype=np.float64), np.asarray(bounds or (0, 0))[:2]
     features: list[dict[str, Any]] = []
     for polygon in contours(mask):
-        closed = [np.round(np.concatenate([ring, ring[:1]]) * scale, 1).tolist() for ring in polygon]
-        properties = {"objectType": "annotation", "classification": {"name": "Tissue"}}
+        closed = [np.round(np.concatenate([ring, ring[:1]]) * scale - corner, 2).tolist() for ring in polygon]
+        # QuPath refuses a classification without a colour.
+        properties = {"objectType": "annotation", "classification": {"name": "Tissue", "color": [0, 160, 90]}}
         features.append(
-            {"type": "Feature", "properties": properties, "geometry": {"type": "Polygon", "coordinates": closed}}
+            {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": closed}, "properties": properties}
         )
     return {"type": "FeatureCollection", "features": features}
 
 
-def from_geojson(document: Any, shape: tuple[int, int], mask_mpp: float, mpp: Sequence[float]) -> NDArray[np.bool_]:
-    """The union of all polygons of a GeoJSON document (level-0 pixels) as a mask of `shape` (h, w) cells.
+def from_geojson(
+    document: Any, shape: tuple[int, int], mask_mpp: float, mpp: Sequence[float], bounds: Bounds | None = None
+) -> NDArray[np.bool_]:
+    """The union of all polygons of a GeoJSON document as a mask of `shape` (h, w) cells. Args: as in `to_geojson`.
 
     Raises:
         CohortError: the document holds no polygon, or one without coordinates.
     """
-    scale = np.asarray(mpp, dtype=np.float64) / mask_mpp
-    total = np.zeros(shape, dtype=np.uint8)
-    polygons = list(_polygons(document))
+    scale, corner = np.asarray(mpp, dtype=np.float64) / mask_mpp, np.asarray(bounds or (0, 0))[:2]
+    polygons = list(polygons_of(document))
     if not polygons:
         raise CohortError("the GeoJSON holds no Polygon or MultiPolygon; export the annotation's geometry")
+    mask = np.zeros(shape, dtype=np.bool_)
     for polygon in polygons:
-        one = np.zeros(shape, dtype=np.uint8)
-        # 4 fractional bits; cv2 puts pixel centres at whole numbers, here they lie at .5
         try:
-            points = [np.asarray(ring, dtype=np.float64)[:, [0, 1]] * scale for ring in polygon]
-            rings = [np.round((ring - 0.5) * 16).astype(np.int32) for ring in points]
+            rings = [(np.asarray(ring, dtype=np.float64)[:, [0, 1]] + corner) * scale for ring in polygon]
+            if not all(np.isfinite(ring).all() for ring in rings):
+                raise ValueError("not a finite number")
+            fill(mask, rings)
         except (ValueError, TypeError, IndexError) as error:
             raise CohortError(f"a polygon of the GeoJSON is no list of [x, y] ({error}); export it again") from error
-        cv2.fillPoly(one, rings, 1, shift=4)  # even-odd: inner rings are holes
-        total |= one
-    return total.astype(np.bool_)
+    return mask
 
 
-def _polygons(document: Any) -> list[list[Any]]:
+def polygons_of(document: Any) -> list[list[Any]]:
+    """The rings of every polygon, wherever in a GeoJSON document it stands."""
     if isinstance(document, list):
-        return [polygon for part in document for polygon in _polygons(part)]
+        return [polygon for part in document for polygon in polygons_of(part)]
     if not isinstance(document, dict):
         return []
     kind = document.get("type")
@@ -222,7 +208,7 @@ def _polygons(document: Any) -> list[list[Any]]:
     if kind == "MultiPolygon":
         return list(document.get("coordinates", []))
     parts = document.get("features") or document.get("geometries") or document.get("geometry") or []
-    return _polygons(parts)
+    return polygons_of(parts)
 
 
 def area_mm2(mask: NDArray[np.bool_], mpp: float) -> float:

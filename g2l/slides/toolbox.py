@@ -18,9 +18,14 @@ class ToolboxReader:
     shrinks = (1,)
 
     def __init__(self, path: Path) -> None:
-        """Raises SlideError when tiatoolbox does not open the file either."""
-        from tiatoolbox.wsicore.wsireader import WSIReader
-
+        """Raises SlideError when tiatoolbox does not open the file either, or is not installed."""
+        try:
+            from tiatoolbox.wsicore.wsireader import WSIReader
+        except ImportError as error:  # a bundle's runtime does without it
+            raise SlideError(
+                f"slide {path} cannot be read (OpenSlide does not open it, and tiatoolbox is not installed here); "
+                "install tiatoolbox, or convert the file to a tiled TIFF or DICOM"
+            ) from error
         self._path = path
         try:
             self._slide = WSIReader.open(path)

@@ -17,15 +17,13 @@ from numpy.typing import NDArray
 from g2l.errors import CohortError, G2LError, SlideError
 from g2l.slides.coverage import pack
 from g2l.slides.indexing.manifest import Entry
+from g2l.slides.overview import MASK_MPP, fingerprint, look, open_slide
 from g2l.slides.quality import BLUR_BELOW, has_pen, sharpness
 from g2l.slides.slide import Slide
-from g2l.slides.tissue import area_mm2, from_geojson, largest_square, tissue_mask
+from g2l.slides.tissue import area_mm2, largest_square
 
-MASK_MPP = 16.0  # um per mask cell: a 224 px patch at 0.5 um/px covers 7 x 7; 100,000 slides fit into about 20 GB
 THUMBNAIL_PX = 420
-MOST_UM = 500_000.0  # the longest slides have 200 mm; one of metres would be read for minutes
-VERSION = 5  # of the results: raise it when this module computes something else
-FINGERPRINT_BYTES = 1 << 16
+VERSION = 6  # of the results: raise it when this module computes something else
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +67,7 @@ def scan(job: Job) -> None:
     """
     path, file = job.entry.path, result_file(job)
     try:
-        with _open(job) as slide:
+        with open_slide(path, job.entry.mpp, job.fallback) as slide:
             result = _scan(slide, job.entry)
     except SlideError:
         raise
@@ -93,34 +91,9 @@ def load(file: Path) -> Scan:
         return Scan(about["row"], data["bits"], data["jpeg"].tobytes(), about["thumbnail_mpp"])
 
 
-def _open(job: Job) -> Slide:
-    if job.entry.mpp is not None or job.fallback is None:
-        return Slide.open(job.entry.path, job.entry.mpp)
-    try:
-        return Slide.open(job.entry.path)
-    except SlideError:
-        return Slide.open(job.entry.path, job.fallback)
-
-
 def _scan(slide: Slide, entry: Entry) -> Scan:
-    if max(slide.size_um) > MOST_UM:
-        raise SlideError(
-            f"slide {slide.path} would be {max(slide.size_um) / 1000:.4g} mm long (a damaged header, or a wrong mpp); "
-            "correct the mpp, or replace the file"
-        )
-    overview = slide.thumbnail(MASK_MPP)
-    shape = (-int(-slide.size_um[1] // MASK_MPP), -int(-slide.size_um[0] // MASK_MPP))
-    outline = entry.given.get("tissue")
-    if outline:
-        document = json.loads(Path(outline).read_text(encoding="utf-8"))
-        mask = from_geojson(document, shape, MASK_MPP, slide.mpp_xy)
-    else:
-        mask = _fit(tissue_mask(overview, MASK_MPP), shape)
-    if not mask.any():
-        raise SlideError(
-            f"slide {slide.path}: no tissue was found on it; look at it, and give its outline as GeoJSON in the "
-            "manifest's tissue column if there is some"
-        )
+    overview, mask = look(slide, entry.given.get("tissue"))
+    shape = mask.shape
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     focus = sharpness(slide, mask, MASK_MPP)
     row: dict[str, Any] = {
@@ -154,24 +127,6 @@ def _scan(slide: Slide, entry: Entry) -> Scan:
     small = cv2.cvtColor(slide.thumbnail(thumbnail_mpp), cv2.COLOR_RGB2BGR)
     _, jpeg = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 88])
     return Scan(row, pack(mask), jpeg.tobytes(), thumbnail_mpp)
-
-
-def fingerprint(path: Path) -> str:
-    """SHA-1 over size, first and last 64 KiB: tells a replaced file without reading gigabytes."""
-    digest = hashlib.sha1(usedforsecurity=False)
-    size = path.stat().st_size
-    digest.update(str(size).encode())
-    with path.open("rb") as file:
-        digest.update(file.read(FINGERPRINT_BYTES))
-        file.seek(max(0, size - FINGERPRINT_BYTES))
-        digest.update(file.read(FINGERPRINT_BYTES))
-    return digest.hexdigest()
-
-
-def _fit(mask: NDArray[np.bool_], shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """Extend the last row and column where the slide ends within a cell that the thumbnail rounded away."""
-    missing = [max(0, want - have) for want, have in zip(shape, mask.shape, strict=True)]
-    return np.pad(mask, [(0, missing[0]), (0, missing[1])], mode="edge")[: shape[0], : shape[1]]
 
 
 def _save(file: Path, result: Scan) -> None:
