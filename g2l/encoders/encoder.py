@@ -19,8 +19,9 @@ from g2l.encoders.catalog import EncoderSpec, get_spec
 from g2l.encoders.huggingface import build_huggingface
 from g2l.encoders.locate import find_weights
 from g2l.encoders.vit import check_maskable, check_size, masked_features, set_drop_path
-from g2l.encoders.weights import load_weights, sha256
+from g2l.encoders.weights import load_weights
 from g2l.errors import EncoderError
+from g2l.sums import sha256
 
 
 class Tokens(NamedTuple):

@@ -10,12 +10,11 @@ from g2l.encoders.catalog import EncoderSpec, get_spec, load_catalog
 from g2l.encoders.checkpoint import student_state
 from g2l.encoders.encoder import Encoder, create_encoder
 from g2l.encoders.locate import require_weights
-from g2l.encoders.weights import SUFFIXES, load_content, load_weights, read_file, sha256
+from g2l.encoders.weights import SUFFIXES, load_content, load_weights, read_file
 from g2l.errors import EncoderError
+from g2l.sums import SUMS, read_sums, sha256
 
-CONFIG, TENSORS, PREPARED, LICENCES, SUMS = (
-    "config.json", "model.safetensors", "preprocess.json", "licences.json", "SHA256SUMS",
-)  # fmt: skip
+CONFIG, TENSORS, PREPARED, LICENCES = "config.json", "model.safetensors", "preprocess.json", "licences.json"
 KNOWN = (
     "give a catalogue name, a timm name, the path of a YAML, a .ckpt of g2l fit, or a folder written by g2l export "
     f"({CONFIG} and {TENSORS})"
@@ -103,13 +102,14 @@ def _refuse_weights(model: str, weights: str | Path | None) -> None:
 
 
 class Student(NamedTuple):
-    """What a checkpoint of `g2l fit` holds: the student; what it was made from, as `Encoder.source` gives it; and what
-    it was trained on (data.record), where the checkpoint says so.
+    """What a checkpoint of `g2l fit` holds: the student; what it was made from, as `Encoder.source` gives it; what it
+    was trained on (data.record) and how (training.facts), where the checkpoint says so.
     """
 
     encoder: Encoder
     networks: list[dict[str, Any]]
     distilled_on: dict[str, Any] | None = None
+    training: dict[str, Any] | None = None
 
 
 def open_checkpoint(file: Path, init: Init = "weights", img_size: int | None = None) -> Student:
@@ -128,13 +128,14 @@ def open_checkpoint(file: Path, init: Init = "weights", img_size: int | None = N
     # The grid that the published file had says nothing of the checkpoint, which has the student's own.
     known = {"file_grid": None, "redistribute": free, "redistribute_reason": reason}
     spec = _sized(EncoderSpec.from_dict(made["student"] | known, f"the student in {file}"), img_size)
+    said = networks, made.get("distilled_on"), made.get("training")
     if init == "random":
-        return Student(Encoder(spec, build_backbone(spec)).eval(), networks, made.get("distilled_on"))
+        return Student(Encoder(spec, build_backbone(spec)).eval(), *said)
     backbone = build_empty(spec)
     state = {f"student.{key}": value for key, value in student_state(content).items()}
     layout, positions = load_content(backbone, {"state_dict": state}, str(file), "lightning", spec.file_grid)
     source = {"file": file.name, "sha256": sha256(file), "layout": layout, "positions": positions}
-    return Student(Encoder(spec, backbone, source).eval(), networks, made.get("distilled_on"))
+    return Student(Encoder(spec, backbone, source).eval(), *said)
 
 
 def _require_checkpoint(file: Path) -> None:
@@ -177,12 +178,13 @@ def _require_folder(folder: Path) -> None:
 
 
 def check_sums(folder: Path) -> None:
-    """EncoderError unless every file that SHA256SUMS lists is what it was; nothing where a folder has no such list."""
+    """EncoderError unless every file that SHA256SUMS lists, in subfolders too, lies in the folder and is what it was;
+    nothing where a folder has no such list.
+    """
     if not (folder / SUMS).is_file():
         return
-    lines = [line.split(maxsplit=1) for line in _text(folder / SUMS).splitlines() if line.strip()]
-    stated = {line[-1].strip(): line[0] for line in lines}
-    wrong = [name for name, digest in stated.items() if Path(name).name != name or _digest(folder / name) != digest]
+    stated = read_sums(folder, EncoderError)
+    wrong = [name for name, digest in stated.items() if _digest(folder / name) != digest]
     wrong += [name for name in (CONFIG, TENSORS) if name not in stated]
     if wrong:
         raise EncoderError(

@@ -1,6 +1,5 @@
 """Weight files: reading without executing anything in them, strict loading, SHA-256."""
 
-import hashlib
 import pickle
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from g2l.encoders.keymaps import flatten, translate
 from g2l.encoders.positions import fit_positions
 from g2l.errors import EncoderError
+from g2l.sums import sha256
 
 SUFFIXES = (".safetensors", ".pth", ".bin", ".pt", ".ckpt")
 
@@ -21,12 +21,6 @@ class Loaded(NamedTuple):
     sha256: str
     layout: str
     positions: str | None
-
-
-def sha256(file: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def read_file(file: Path) -> Any:

@@ -1,6 +1,7 @@
 """Every way to name an encoder, and what is said of names that are none."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from g2l.deploy.bundle import write_bundle
 from g2l.encoders.encoder import Encoder, create_encoder
 from g2l.encoders.opening import open_encoder, require_encoder
 from g2l.errors import EncoderError
+from g2l.sums import write_sums
 
 FREE = [{"role": "student", "name": "s", "licence": "Apache-2.0", "redistribute": True, "redistribute_reason": "may"}]
 BOUND = [*FREE, {"name": "t", "licence": "CC-BY-NC-4.0", "redistribute": False, "redistribute_reason": "no"}]
@@ -111,8 +113,25 @@ def test_sums_that_name_files_elsewhere_or_leave_out_the_tensors_are_refused(tmp
     sums.write_text("\n".join(line for line in lines if "safetensors" not in line))
     with pytest.raises(EncoderError, match=r"model\.safetensors not as"):
         open_encoder(str(tmp_path / "bundle"))
-    sums.write_text("\n".join([*lines, f"{'0' * 64}  ../student.safetensors"]))
-    with pytest.raises(EncoderError, match=r"\.\./student\.safetensors not as"):
+    for name in ("../student.safetensors", str(tmp_path / "student.safetensors"), "a/../../b", "a\\b", "C:/b", "a//b"):
+        sums.write_text("\n".join([*lines, f"{'0' * 64}  {name}"]))
+        with pytest.raises(EncoderError, match=re.escape(f"{name!r} is no path inside the folder")):
+            open_encoder(str(tmp_path / "bundle"))
+    (tmp_path / "bundle" / "elsewhere").symlink_to(tmp_path)
+    sums.write_text("\n".join([*lines, f"{'0' * 64}  elsewhere/student.safetensors"]))
+    with pytest.raises(EncoderError, match=r"'elsewhere/student\.safetensors' is a link, or lies behind one"):
+        open_encoder(str(tmp_path / "bundle"))
+
+
+def test_sums_reach_into_subfolders(tmp_path: Path) -> None:
+    write_bundle(made(tmp_path), FREE, tmp_path / "bundle")
+    (tmp_path / "bundle" / "openvino").mkdir()
+    (tmp_path / "bundle" / "openvino" / "model.xml").write_text("<net/>")
+    write_sums(tmp_path / "bundle")
+    assert "  openvino/model.xml\n" in (tmp_path / "bundle" / "SHA256SUMS").read_text()
+    open_encoder(str(tmp_path / "bundle"))
+    (tmp_path / "bundle" / "openvino" / "model.xml").write_text("<net />")
+    with pytest.raises(EncoderError, match=r"openvino/model\.xml not as SHA256SUMS states"):
         open_encoder(str(tmp_path / "bundle"))
 
 
