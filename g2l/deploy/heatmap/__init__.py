@@ -1,0 +1,1 @@
+"""Pictures and QuPath annotations of what a slide's embeddings say."""
