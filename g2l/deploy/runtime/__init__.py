@@ -1,0 +1,1 @@
+"""Bundle + slides -> embeddings, without torch: what `embed.pyz` carries into a hospital."""
