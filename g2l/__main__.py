@@ -19,7 +19,11 @@ VERBS = {
     "index": ("g2l.slides.index:index", "slides -> cohort: masks, contact sheet, what was rejected and why"),
     "evaluate": ("g2l.evaluation.evaluate:evaluate", "encoders x tasks -> results (--config TASKS.yaml)"),
     "report": ("g2l.evaluation.report.make:report", "results -> report.html, metrics.json, metrics.csv (--out FOLDER)"),
-    "export": ("g2l.deploy.export:export", "checkpoint -> the student as a folder that timm loads"),
+    "export": ("g2l.deploy.export:export", "checkpoint or encoder -> bundle: timm, ONNX, OpenVINO, card, embed.pyz"),
+    "verify": ("g2l.deploy.runtime.verify:verify", "bundle -> its hashes, test vector and parity on this machine"),
+    "embed": ("g2l.deploy.runtime.embed:embed", "bundle x slides -> features, one HDF5 for each slide (--out FOLDER)"),
+    "heatmap": ("g2l.deploy.heatmap.verb:heatmap", "features x slide -> overlay PNG and GeoJSON (--out FOLDER)"),
+    "doctor": ("g2l.deploy.doctor:doctor", "what works on this machine, and what to do about the rest"),
 }
 
 
@@ -34,8 +38,8 @@ def usage() -> str:
     )
 
 
-def run(verb: str, arguments: list[str]) -> str:
-    """Run one verb and return what it has to say at its end."""
+def run(verb: str, arguments: list[str]) -> object:
+    """Run one verb. Its result says, as text, what it has to say at its end; some have an `exit_code`."""
     if verb in TRAINER_VERBS:
         from g2l.cli import main as fit
 
@@ -43,7 +47,7 @@ def run(verb: str, arguments: list[str]) -> str:
     module, name = VERBS[verb][0].split(":")
     from g2l.verbs import call
 
-    return str(call(getattr(import_module(module), name), verb, arguments))
+    return call(getattr(import_module(module), name), verb, arguments)
 
 
 def message_of(error: G2LError) -> str:
@@ -63,7 +67,9 @@ def exit_code_of(end: BaseException) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit code: 0; 2 for a mistake of the user's, told in one line; a traceback only for a fault of ours."""
+    """Exit code: 0; what the result of a verb says (1: something failed); 2 for a mistake of the user's, told in one
+    line. A traceback only for a fault of ours.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     verb = arguments[0] if arguments else "--help"
     if verb in ("-h", "--help", "help"):
@@ -76,8 +82,9 @@ def main(arguments: list[str] | None = None) -> int:
         known = ", ".join([*TRAINER_VERBS, *VERBS])
         print(f"g2l: error: unknown verb {verb}; known are {known}", file=sys.stderr)
         return 2
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime reports home when something imports it
     try:
-        text = run(verb, arguments[1:])
+        result = run(verb, arguments[1:])
     except G2LError as error:
         if os.environ.get("G2L_DEBUG"):
             raise
@@ -89,9 +96,9 @@ def main(arguments: list[str] | None = None) -> int:
             again = "the same command with --ckpt_path last" if verb == "fit" else "the same command"
             print(f"g2l: interrupted; {again} goes on where it stopped", file=sys.stderr)
         return code
-    if text:
-        print(text)
-    return 0
+    if str(result):
+        print(result)
+    return int(getattr(result, "exit_code", 0))
 
 
 if __name__ == "__main__":

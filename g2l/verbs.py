@@ -22,12 +22,11 @@ class Parser(ArgumentParser):
 
 
 def parser_of(function: Callable[..., Any], verb: str) -> Parser:
-    """`g2l VERB FIRST --other X --flag`: the first parameter by position where it is a text (or several texts), the
-    others as options, those of type bool as flags, and `--config FILE` for any of them. `${oc.env:NAME}` and `${key}`
-    in the file are resolved.
+    """`g2l VERB FIRST --other X --flag`: by position the positional-only parameters, or else the first where it is a
+    text (or several texts); the others as options, those of type bool as flags, and `--config FILE` for any of them.
+    `${oc.env:NAME}` and `${key}` in the file are resolved.
     """
     parameters = inspect.signature(function).parameters
-    first = next(iter(parameters.values()))
     flags = {name for name, parameter in parameters.items() if parameter.default is False}
     parser = Parser(
         prog=f"g2l {verb}",
@@ -36,14 +35,20 @@ def parser_of(function: Callable[..., Any], verb: str) -> Parser:
     )
     parser.add_argument("--config", action=ActionConfigFile, help="YAML with any of these arguments.")
     texts = _argument_texts(function)
-    by_position = {first.name} if first.annotation in (str, list[str]) else set()
-    if by_position:
-        several = "+" if first.annotation == list[str] else None
-        parser.add_argument(first.name, type=str, help=texts.get(first.name), nargs=several)
+    by_position = _by_position(function)
+    for name in by_position:
+        several = "+" if parameters[name].annotation == list[str] else None
+        parser.add_argument(name, type=str, help=texts.get(name), nargs=several)
     parser.add_function_arguments(function, as_group=False, as_positional=False, skip={*by_position, *flags})
     for name in sorted(flags):
         parser.add_argument(f"--{name}", action="store_true", help=texts.get(name))
     return parser
+
+
+def _by_position(function: Callable[..., Any]) -> list[str]:
+    parameters = list(inspect.signature(function).parameters.values())
+    only = [one.name for one in parameters if one.kind is inspect.Parameter.POSITIONAL_ONLY]
+    return only or [one.name for one in parameters[:1] if one.annotation in (str, list[str])]
 
 
 def _argument_texts(function: Callable[..., Any]) -> dict[str, str]:
@@ -68,4 +73,5 @@ def call(function: Callable[..., Any], verb: str, arguments: list[str]) -> Any:
     parser = parser_of(function, verb)
     values = parser.instantiate(parser.parse_args(arguments)).as_dict()
     values.pop("config")
-    return function(**values)
+    first = [values.pop(name) for name in _by_position(function)]
+    return function(*first, **values)

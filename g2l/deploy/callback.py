@@ -12,7 +12,11 @@ from g2l.training.distiller import Distiller
 
 
 class Export(Callback):
-    """Writes the best student by held-out patients as a timm folder, like `g2l export`."""
+    """Writes the best student by held-out patients as a folder that timm loads, with its licences and hashes.
+
+    The whole bundle, with ONNX, OpenVINO, card and embed.pyz, takes minutes and patches to compare on: it is made of
+    this folder or of the checkpoint by `g2l export`.
+    """
 
     def __init__(self, folder: str = "student") -> None:
         """Args: folder: inside the run's folder, or absolute."""
@@ -33,4 +37,4 @@ class Export(Callback):
         if trainer.is_global_zero:
             out = Path(trainer.default_root_dir) / self.folder
             write_bundle(student, pl_module.sources(), out, pl_module.distilled_on)
-            rank_zero_info(f"exported the student to {out}")
+            rank_zero_info(f"exported the student to {out}; the whole bundle: g2l export CHECKPOINT --out BUNDLE")

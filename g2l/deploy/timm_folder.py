@@ -17,6 +17,7 @@ from g2l.encoders.catalog import EncoderSpec
 from g2l.encoders.encoder import Encoder, Tokens
 from g2l.errors import EncoderError
 
+TENSORS = "model.safetensors"
 _TIMM_EPS = 1e-6
 
 
@@ -30,7 +31,7 @@ def check_exportable(spec: EncoderSpec) -> None:
     elif spec.norm_eps not in (None, _TIMM_EPS):
         reason = f"timm's config.json cannot state norm_eps {spec.norm_eps}; train it with norm_eps: {_TIMM_EPS}"
     if reason:
-        raise EncoderError(f"student {spec.name} cannot be exported as a timm folder: {reason}")
+        raise EncoderError(f"encoder {spec.name} cannot be exported as a timm folder: {reason}")
 
 
 def write_timm_folder(encoder: Encoder, folder: Path) -> None:
@@ -43,7 +44,7 @@ def write_timm_folder(encoder: Encoder, folder: Path) -> None:
     # A copy on the CPU: the check must not depend on the device training ran on, nor disturb it.
     student = copy.deepcopy(encoder).cpu().float().eval()
     state = {key: value.contiguous() for key, value in student.backbone.state_dict().items()}
-    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(state, folder / TENSORS, metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(timm_config(student), indent=2) + "\n")
     _check_reload(student, state, folder)
 

@@ -18,6 +18,7 @@ from g2l.training.batch import Batch
 from g2l.training.cache.plan import make_plan
 from g2l.training.cache.reading import TeacherCache
 from g2l.training.checks import FiniteLoss, check_trainer
+from g2l.training.facts import Facts, data_facts, step_facts
 from g2l.training.heldout import HeldOut
 from g2l.training.networks import Init, prepare
 from g2l.training.objective import Objective
@@ -105,6 +106,7 @@ class Distiller(Objective):
         self.observe_patches, self.cache_folder = observe_patches, cache
         self._held_out, self._finite, self._watching = HeldOut(), FiniteLoss(), False
         self.distilled_on: Record | None = None
+        self._facts: Facts = {}
 
     # --- the step ---------------------------------------------------------------------------------------------
 
@@ -138,6 +140,7 @@ class Distiller(Objective):
         self.prepare_networks()
         # A run that goes on with other data has seen both.
         self.distilled_on = joined(self.distilled_on, record_of(getattr(self.trainer, "datamodule", None)))
+        self._facts = data_facts(getattr(self.trainer, "datamodule", None))
         if self.cache_folder is not None:
             data = getattr(self.trainer, "datamodule", None)
             self.cache = TeacherCache(Path(self.cache_folder), make_plan(self, data))
@@ -300,13 +303,15 @@ class Distiller(Objective):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """What an export needs to rebuild the student and to name all it was made from; plain types only."""
+        weights = {name: self.term(name).weight for name in self.terms}
         checkpoint["g2l"] = {
             "version": __version__,
             "student": self.student.spec.to_dict(),
             "result": self.result,
-            "weights": {name: self.term(name).weight for name in self.terms},
+            "weights": weights,
             "networks": self.sources(),
             "distilled_on": self.distilled_on,
+            "training": step_facts(self._facts, self.trainer, weights),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ GATES: dict[str, dict[str, float]] = {
     "int8": {"p1_cosine": 0.99, "knn_agreement": 0.98},
 }
 CLUSTERS, NEIGHBOURS = 8, 5
+SETTLED = 256  # patches from which on the kNN agreement is judged; of fewer it is only told
 _WORDS = {
     "max_difference": "largest difference",
     "min_cosine": "smallest cosine",
@@ -139,8 +140,8 @@ def _broken(measured: Measured, name: str, gate: float) -> str:
     value = getattr(measured, name)
     if name == "max_difference":
         return f"{_WORDS[name]} {value:.2g} is above {gate:g}" if value > gate else ""
-    # Of fewer than 100 patches, one that changes is more than the gate's share: one says nothing yet.
-    spare = name == "knn_agreement" and round((1 - value) * measured.count) <= 1
+    # One of 64 patches that changes is more than the gate's share: a share of so few says nothing yet.
+    spare = name == "knn_agreement" and measured.count < SETTLED
     return f"{_WORDS[name]} {value:.5f} is below {gate:g}" if value < gate and not spare else ""
 
 
