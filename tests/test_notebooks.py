@@ -11,6 +11,7 @@ from nbclient import NotebookClient
 
 from g2l.data.demo import draw_cohort
 from g2l.deploy.bundle import write_bundle
+from g2l.deploy.runtime.opened import open_bundle
 from g2l.encoders.encoder import create_encoder
 from g2l.evaluation.results import read_results
 from g2l.slides.index import index
@@ -99,6 +100,19 @@ def test_encoders_are_judged_and_the_report_is_made(
     assert {path.name for path in workplace.iterdir()} == {"results", "student"}
 
 
+@pytest.mark.slow
+def test_a_bundle_is_made_verified_used_and_loaded_by_other_tools(
+    drawn: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("G2L_NOTEBOOK_COHORT", str(drawn / "cohort"))
+    assert len(execute("05_deploy.ipynb", workplace)) == 2
+    out = workplace / "results/deploy"
+    assert {"onnx-fp32", "openvino-fp16"} <= {format.name for format in open_bundle(out / "bundle").formats}
+    assert len(list((out / "features").glob("*.h5"))) == 3 and len(list((out / "features_pyz").glob("*.h5"))) == 1
+    assert len(list((out / "heatmaps").glob("*.png"))) == len(list((out / "heatmaps").glob("*.geojson"))) == 3
+    assert {path.name for path in workplace.iterdir()} == {"results"} and not (out / "damaged").exists()
+
+
 @pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
 def test_notebooks_are_stored_without_output(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
@@ -112,5 +126,5 @@ def test_notebooks_are_stored_without_output(path: Path) -> None:
 
 def test_all_notebooks_are_there() -> None:
     assert {path.stem for path in NOTEBOOKS.glob("*.ipynb")} >= {
-        "01_quickstart", "02_cohort", "03_distill", "04_evaluate",
+        "01_quickstart", "02_cohort", "03_distill", "04_evaluate", "05_deploy",
     }  # fmt: skip
