@@ -57,3 +57,10 @@ def bundle(tiny_encoder: Path, drawn_slide: Path, tmp_path_factory: pytest.TempP
     out = tmp_path_factory.mktemp("bundle") / "tiny"
     export(str(tiny_encoder), str(out), patches=str(drawn_slide))
     return out
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs a whole bundle is slow: making one takes longer than most of the tests that use it."""
+    for item in items:
+        if "bundle" in getattr(item, "fixturenames", ()):
+            item.add_marker("slow")
