@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from g2l.slides.coverage import coverage
 
 HAIR = 1e-6  # um, as placing/lattice.py has it: a rounding error beyond a border is not beyond it
+UM_AT_10X = 10.0  # magnification times um per px: 0.5 um/px is called 20x
 
 
 class Grid(NamedTuple):
@@ -46,3 +47,27 @@ def tissue_grid(
     share = coverage(bits, shapes, um / mask_mpp, np.full(len(um), extent / mask_mpp))
     kept = np.flatnonzero(share >= min_tissue)
     return Grid(coords[kept], um[kept])
+
+
+def attributes(
+    name: str, size: int, mpp: float, level0_mpp: float, width: int, height: int
+) -> dict[str, str | int | float]:
+    """What an HDF5 file says of the patches in it: by TRIDENT's names, and our own in um.
+
+    Args:
+        name: of the slide. size, mpp: side of a patch in px, and um per px.
+        level0_mpp: um per px of level 0. width, height: of level 0 in px.
+    """
+    return {
+        "name": name,
+        "patch_size": size,
+        "patch_size_level0": round(size * mpp / level0_mpp),
+        "level0_magnification": UM_AT_10X / level0_mpp,
+        "target_magnification": UM_AT_10X / mpp,
+        "overlap": 0,
+        "level0_width": width,
+        "level0_height": height,
+        "level0_mpp": level0_mpp,
+        "mpp": mpp,
+        "size_um": size * mpp,
+    }

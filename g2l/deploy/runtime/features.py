@@ -14,30 +14,10 @@ from g2l.slides.grid import Grid
 
 FEATURES, COORDS, UM, KEY, FORMAT = "features", "coords", "um", "g2l_key", "g2l_format"
 VERSION = 2  # the layout of evaluation/embedding/store.py
-UM_AT_10X = 10.0  # magnification times um per px: 0.5 um/px is called 20x
 CHUNK_BYTES = 1 << 18
 OVERHEAD_BYTES = 1 << 16  # of an HDF5 file, its attributes and its indices
 
 State = Literal["absent", "done", "stale", "foreign"]
-
-
-def attributes(
-    name: str, size: int, mpp: float, level0_mpp: float, width: int, height: int
-) -> dict[str, str | int | float]:
-    """What TRIDENT calls these, and our own in um. Args: width, height: of level 0 in px; level0_mpp: its um per px."""
-    return {
-        "name": name,
-        "patch_size": size,
-        "patch_size_level0": round(size * mpp / level0_mpp),
-        "level0_magnification": UM_AT_10X / level0_mpp,
-        "target_magnification": UM_AT_10X / mpp,
-        "overlap": 0,
-        "level0_width": width,
-        "level0_height": height,
-        "level0_mpp": level0_mpp,
-        "mpp": mpp,
-        "size_um": size * mpp,
-    }
 
 
 def write_features(

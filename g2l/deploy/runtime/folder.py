@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,6 +11,7 @@ from types import FrameType
 from typing import Any
 
 from g2l.errors import ConfigError
+from g2l.slides.lock import alone
 
 PARTIAL, RUN, TISSUE, PICTURES = ".partial", "run.json", "tissue", "pictures"
 
@@ -20,13 +20,9 @@ PARTIAL, RUN, TISSUE, PICTURES = ".partial", "run.json", "tissue", "pictures"
 def claimed(out: Path) -> Iterator[Path]:
     """The folder `out` and those inside it: made, writable, and for this run alone. Gives that of partial results.
 
-    The lock is the kernel's: it ends with the process that holds it, however that ends.
-
     Raises:
         ConfigError: it cannot be written, or another run has it.
     """
-    from filelock import FileLock, Timeout
-
     partial = out / PARTIAL
     with writing(out, "choose another --out"):
         for folder in (partial, out / TISSUE, out / PICTURES):
@@ -34,19 +30,8 @@ def claimed(out: Path) -> Iterator[Path]:
         probe = partial / f".{os.getpid()}.tmp"
         probe.write_bytes(b"0")
         probe.unlink()
-    lock = FileLock(partial / "lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise ConfigError(
-            f"another g2l embed is working in {out}; wait until it has ended, or choose another --out"
-        ) from error
-    except (OSError, NotImplementedError) as error:
-        warnings.warn(f"{out} cannot be locked ({error}): run only one g2l embed there at a time", stacklevel=3)
-    try:
+    with alone(partial / "lock", out, "g2l embed", ConfigError):
         yield partial
-    finally:
-        lock.release()
 
 
 @contextmanager

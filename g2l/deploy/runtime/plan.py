@@ -10,11 +10,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from g2l.deploy.runtime.features import attributes
 from g2l.deploy.runtime.partial import Partial
 from g2l.errors import G2LError, SlideError
 from g2l.slides.coverage import pack
-from g2l.slides.grid import Grid, tissue_grid
+from g2l.slides.grid import Grid, attributes, tissue_grid
 from g2l.slides.indexing.manifest import Entry
 from g2l.slides.outlines import contours
 from g2l.slides.overview import MASK_MPP, fingerprint, look, open_slide

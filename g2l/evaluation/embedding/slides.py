@@ -19,11 +19,11 @@ from g2l.evaluation.embedding.parts import Part, part_key
 from g2l.evaluation.embedding.settings import Embedding
 from g2l.evaluation.tables.table import Table
 from g2l.slides.cohort import REJECTED, Cohort
+from g2l.slides.grid import attributes
 from g2l.slides.slide import Slide
 
 COHORT = "cohort"  # column of a table: the folder of a cohort that holds the slide already
 MPP = "mpp"  # column of a table: um per px of level 0 of a slide that does not state it
-UM_AT_10X = 10.0  # magnification times um per px: 0.5 um/px is called 20x
 SHOWN = 5
 AT_ONCE = 16  # files looked at: a network mount takes milliseconds for each, but serves many at once
 
@@ -115,19 +115,7 @@ def slide_part(
     place = plain({"mpp": mpp, "level0": level0.tolist(), "size": size, "coords": grid.coords.tobytes().hex()})
     content = digest_of(fingerprint, place)
     key = part_key(encoder, transform, content)
-    about = {  # what TRIDENT calls these, and our own in um
-        "name": name,
-        "patch_size": size,
-        "patch_size_level0": round(size * mpp / record.mpp),
-        "level0_magnification": UM_AT_10X / record.mpp,
-        "target_magnification": UM_AT_10X / mpp,
-        "overlap": 0,
-        "level0_width": record.width,
-        "level0_height": record.height,
-        "level0_mpp": record.mpp,
-        "mpp": mpp,
-        "size_um": size * mpp,
-    }
+    about = attributes(name, size, mpp, record.mpp, record.width, record.height)
     columns = {"coords": grid.coords, "um": grid.um}
     read = partial(_read, opened, slide, grid.um, size, mpp)
     return Part(file.format(key=key[:16]), key, [name], read, len(grid.coords), columns, about)

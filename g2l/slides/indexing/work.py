@@ -2,17 +2,15 @@
 
 import os
 import time
-import warnings
 import zipfile
 import zlib
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from g2l.errors import CohortError
 from g2l.slides.indexing.scan import load
+from g2l.slides.lock import alone
 
 WORK, LOCK = "work", "lock"
 # What reading a result raises that a power failure cut short.
@@ -22,9 +20,6 @@ DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.err
 @contextmanager
 def claimed(folder: Path) -> Iterator[Path]:
     """The work folder of the cohort in `folder`: made, writable, and for this run alone.
-
-    The lock is the kernel's (flock): it ends with the process that holds it, however that ends. NFS passes it on to its
-    server, so that it holds between machines too, and frees it some 90 s after a machine has died.
 
     Raises:
         CohortError: it cannot be written, or another run has it.
@@ -37,19 +32,8 @@ def claimed(folder: Path) -> Iterator[Path]:
         probe.unlink()
     except OSError as error:
         raise CohortError(f"cannot write to {folder} ({error.strerror or error}); choose another --out") from error
-    lock = FileLock(work / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise CohortError(
-            f"another g2l index is working in {folder}; wait until it has ended, or choose another --out"
-        ) from error
-    except (OSError, NotImplementedError) as error:
-        warnings.warn(f"{folder} cannot be locked ({error}): run only one g2l index there at a time", stacklevel=3)
-    try:
+    with alone(work / LOCK, folder, "g2l index", CohortError):
         yield work
-    finally:
-        lock.release()
 
 
 def finished(work: Path) -> set[str]:

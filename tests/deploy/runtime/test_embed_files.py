@@ -12,9 +12,9 @@ import h5py
 import numpy as np
 import pytest
 
-from g2l.deploy.runtime.features import attributes, count_of, require_room, state, write_features
+from g2l.deploy.runtime.features import count_of, require_room, state, write_features
 from g2l.deploy.runtime.partial import Partial
-from g2l.slides.grid import Grid
+from g2l.slides.grid import Grid, attributes
 
 ROWS = np.random.default_rng(0).standard_normal((21, 5)).astype(np.float32)
 
