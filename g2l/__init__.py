@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from g2l.slides.sampling import Sampler
     from g2l.slides.slide import Slide
     from g2l.training.distiller import Distiller
+    from g2l.training.labels import Labels
     from g2l.training.losses import MSE, Cosine, Expert, LogSum
     from g2l.training.selfdistil import KDE, Dino, Ibot, KoLeo
 
@@ -35,6 +36,7 @@ _HOMES = {
     "Ibot": "training.selfdistil",
     "KDE": "training.selfdistil",
     "KoLeo": "training.selfdistil",
+    "Labels": "training.labels",
     "LogSum": "training.losses",
     "MSE": "training.losses",
     "MultiCrop": "data.multicrop",
@@ -62,6 +64,7 @@ __all__ = [
     "G2LError",
     "Ibot",
     "KoLeo",
+    "Labels",
     "LogSum",
     "MultiCrop",
     "Sampler",

@@ -20,7 +20,7 @@ from g2l.deploy.callback import Export  # noqa: F401
 from g2l.errors import ConfigError
 from g2l.evaluation.embedding.predict import write_features
 from g2l.evaluation.score import Score  # noqa: F401
-from g2l.training import losses, selfdistil  # noqa: F401
+from g2l.training import labels, losses, selfdistil  # noqa: F401
 from g2l.training.cache.writing import DType, write_cache
 from g2l.training.distiller import Distiller
 from g2l.training.monitors import Throughput  # noqa: F401

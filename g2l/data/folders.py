@@ -108,7 +108,8 @@ class PatchFiles:
         which = np.asarray(rows, np.int64)
         if not len(which) or size < 1:
             raise CohortError(f"patches {self.root}: {len(which)} patches of {size} px asked; check split and size")
-        source = EpochSource(self._store.take(which), self._slides[which], self._mpp()[which], self.names, seed, size)
+        slides, mpp, labels = self._slides[which], self._mpp()[which], self._text("label")[which]
+        source = EpochSource(self._store.take(which), slides, mpp, labels, self.names, seed, size)
         self._look(source)
         return source
 

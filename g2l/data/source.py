@@ -41,6 +41,10 @@ class Source(Protocol):
         """What the slide (or whatever the patches are grouped by) is called."""
         ...
 
+    def label(self, patch: Patch) -> str:
+        """Its class, "" where none is known."""
+        ...
+
     def path(self, slide: int) -> Path:
         """The file or folder it lies in."""
         ...
@@ -64,6 +68,10 @@ class Repeated:
     def name(self, slide: int) -> str:
         """As `Source.name`."""
         return self._source.name(slide)
+
+    def label(self, patch: Patch) -> str:
+        """As `Source.label`."""
+        return self._source.label(patch)
 
     def path(self, slide: int) -> Path:
         """As `Source.path`."""
@@ -102,6 +110,7 @@ class CohortSource:
         self._regions: dict[int, Block] = {}
         self._kept = blocks
         self._names: list[str] = []
+        self._labels: list[str | None] = []
 
     def draw(self, numbers: NDArray[np.int64], attempts: NDArray[np.int64] | int = 0) -> Patches:
         """As `Source.draw`."""
@@ -128,6 +137,12 @@ class CohortSource:
         if not self._names:
             self._names = self.sampler.cohort.column("name")  # a slide's whole record takes longer than its patch
         return self._names[slide]
+
+    def label(self, patch: Patch) -> str:
+        """The class of its slide: a weak one."""
+        if not self._labels:
+            self._labels = self.sampler.cohort.column("label")
+        return self._labels[patch.slide] or ""
 
     def path(self, slide: int) -> Path:
         """As `Source.path`."""

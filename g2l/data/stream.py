@@ -83,7 +83,7 @@ class PatchStream(IterableDataset[dict[str, Any]]):
 
     def __iter__(self) -> Iterator[Any]:
         """Yield step by step {images: uint8 (B, S, S, 3), index, attempt: int64 (B,), place: float64 (B, 3), slides: B
-        names, faults: a list of faults.Fault}. A place is x and y in um, and um/px.
+        names, labels: B classes ("": not known), faults: a list of faults.Fault}. A place is x and y in um, and um/px.
 
         Raises:
             SlideError: too many patches in a row cannot be read, or a file does not answer.

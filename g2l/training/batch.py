@@ -11,4 +11,5 @@ class Batch(TypedDict):
     images: Tensor  # uint8 (B, S, S, 3)
     index: Tensor  # int64 (B,): the patches' numbers in the run
     slides: list[str]  # B names
+    labels: NotRequired[list[str]]  # B classes, "" where none is known
     attempt: NotRequired[Tensor]  # int64 (B,): above 0 where a patch replaces another

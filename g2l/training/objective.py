@@ -129,7 +129,7 @@ class Objective(LightningModule):
         """Every network once per view, or its tokens from the cache."""
         cached = self.cache.tokens(batch, self.device) if self.cache and self.training else {}
         views = self.make_views(batch, [need for need in needs if need.network not in cached])  # {view: [C B, 3, H, H]}
-        passes = Passes(crops=self.views.crops if self.training else 1)
+        passes = Passes(crops=self.views.crops if self.training else 1, labels=batch.get("labels", ()))
         if any(need.masked for need in needs):
             drawn = draw_masks(batch["index"], self.seed, self.student.grid, passes.crops)
             passes.masked = Masked.of(drawn, batch["images"].device)

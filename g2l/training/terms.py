@@ -3,7 +3,7 @@
 Letters: `B` images of this process, `C` global crops of an image, `N` patch tokens of a crop, `M` masked tokens.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -48,16 +48,21 @@ class Masked(NamedTuple):
 
 
 class Passes(dict[Need, Tokens]):
-    """The tokens of every forward pass of a step; `masked` of its global crops, and the number `crops` of these.
+    """The tokens of every forward pass of a step; `masked` of its global crops, the number `crops` of these, and the
+    `labels` of its images ("": not known).
 
     `memo` holds what several terms of the step share, such as the logits of one head.
     """
 
     def __init__(
-        self, tokens: Mapping[Need, Tokens] | None = None, masked: Masked | None = None, crops: int = 1
+        self,
+        tokens: Mapping[Need, Tokens] | None = None,
+        masked: Masked | None = None,
+        crops: int = 1,
+        labels: Sequence[str] = (),
     ) -> None:
         super().__init__(tokens or {})
-        self.masked, self.crops = masked, crops
+        self.masked, self.crops, self.labels = masked, crops, labels
         self.memo: dict[Any, Any] = {}
 
 

@@ -36,17 +36,19 @@ class EpochSource:
         store: Store,
         slides: NDArray[np.int32],
         mpp: NDArray[np.float64],
+        labels: NDArray[np.str_],
         names: Sequence[str],
         seed: int,
         size: int,
     ) -> None:
         """Args:
-        slides, mpp: (N,) of every patch of the store: number of its slide, um per px (nan: not known).
+        slides, mpp, labels: (N,) of every patch of the store: number of its slide, um per px (nan: not known), class
+            ("": not known).
         names: of every slide.
         seed: of the run. size: S.
         """
         self.size, self.seed = size, seed
-        self._store, self._slides, self._mpp, self._names = store, slides, mpp, names
+        self._store, self._slides, self._mpp, self._labels, self._names = store, slides, mpp, labels, names
         kept = 2 + REMEMBERED // max(1, len(store))
         self._orders: Kept[int, NDArray[np.int32]] = Kept(partial(_order, seed, len(store)), kept)
 
@@ -108,6 +110,10 @@ class EpochSource:
     def name(self, slide: int) -> str:
         """Of a slide (a group of patches)."""
         return self._names[slide]
+
+    def label(self, patch: Patch) -> str:
+        """Its class, "" where none is known."""
+        return str(self._labels[self.row(patch.index, patch.attempt)])
 
     def path(self, slide: int) -> Path:
         """Where its (first) patches lie: a file, or a folder of images."""

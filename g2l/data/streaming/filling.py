@@ -43,13 +43,14 @@ class Filling:
         self._crew.submit(self._draw)
 
     def columns(self) -> dict[str, Any]:
-        """What the batch says of its patches: index, attempt (B,) int64, place (B, 3) float64, slides, faults."""
+        """What the batch says of its patches: index, attempt (B,) int64, place (B, 3) float64, and lists."""
         source = self._reader.source
         return {
             "index": self._numbers,
             "attempt": np.array([patch.attempt for patch in self._patches]),
             "place": np.array([(patch.x, patch.y, patch.mpp) for patch in self._patches]),
             "slides": [source.name(patch.slide) for patch in self._patches],
+            "labels": [source.label(patch) for patch in self._patches],
             "faults": self._faults,
         }
 

@@ -68,7 +68,12 @@ class Standard(NamedTuple):
 
 
 def fit_path(
-    train: Floats, labels: NDArray, others: Floats, strengths: Sequence[float], report: Report | None = None
+    train: Floats,
+    labels: NDArray,
+    others: Floats,
+    strengths: Sequence[float],
+    report: Report | None = None,
+    weights: NDArray[np.float64] | None = None,
 ) -> Iterator[Fitted]:
     """L2-regularised logistic regression on features standardised by `train`, for each C in the order given.
 
@@ -77,6 +82,7 @@ def fit_path(
     Args:
         train: (N, D). labels: (N,), at least two classes. others: (M, D) to be judged.
         strengths: C in sklearn's convention (inverse of the penalty, against the summed loss).
+        weights: (N,) of the rows; None: all count the same.
     """
     from sklearn.linear_model import LogisticRegression
     from threadpoolctl import threadpool_limits
@@ -90,8 +96,19 @@ def fit_path(
         for number, c in enumerate(strengths, 1):
             if report is not None:
                 report(f"linear probe: C {number} of {len(strengths)}")
-            model.set_params(C=c).fit(fit, labels)
+            model.set_params(C=c).fit(fit, labels, sample_weight=weights)
             yield Fitted(model.classes_, model.predict_proba(judged).astype(np.float64), float(c))
+
+
+def weights_like(chosen: NDArray, kept: NDArray) -> NDArray[np.float64]:
+    """(N,) weights under which the classes have the shares in `kept` (N,) that they have in `chosen`, which has all.
+
+    A strong penalty leaves little but the intercepts, which name the commonest class. Where C was chosen among classes
+    as common as each other, and a few rows more of one then tip them, the fit would predict that class alone.
+    """
+    names, codes, counts = np.unique(kept, return_inverse=True, return_counts=True)
+    wanted = np.array([(chosen == name).mean() for name in names])
+    return (wanted * len(kept) / counts)[codes]
 
 
 def choose_strength(

@@ -66,6 +66,7 @@ def pairs_of(
     slide: ArrayLike,
     k: int = 20,
     report: Report | None = None,
+    rescanned: bool = False,
 ) -> Pairs:
     """How many of the k nearest neighbours of every embedding are SS, SO, OS and OO, and for how many it is one.
 
@@ -77,6 +78,7 @@ def pairs_of(
         x: (N, D) embeddings.
         biology, centre, slide: (N,) labels; a slide's name must be its own, not one that two centres use.
         k: neighbours per query.
+        rescanned: a slide in several centres is one tissue, stained or scanned again: all of it is left out.
     Returns:
         counts; zeros when some query has no other slide.
     Raises:
@@ -91,7 +93,7 @@ def pairs_of(
         np.unique(as_labels(values, n, name), return_inverse=True)[1]
         for values, name in ((biology, "biology labels"), (centre, "centre labels"), (slide, "slide labels"))
     )
-    if len(np.unique(np.stack([slides, places]), axis=1).T) > slides.max() + 1:
+    if not rescanned and len(np.unique(np.stack([slides, places]), axis=1).T) > slides.max() + 1:
         raise G2LError("a slide name occurs in two centres; make slide names unique, for instance centre/slide")
     k = min(k, n - int(np.bincount(slides).max()))
     found = Pairs(np.zeros((n, 4), np.int64), np.zeros((n, 4), np.int64))

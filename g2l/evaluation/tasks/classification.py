@@ -19,10 +19,10 @@ class PatchClassification(Task):
     """Classes of images, told from their embeddings.
 
     * linear: L2-regularised logistic regression on standardised features. The smallest C with the best balanced
-      accuracy on val; then it is fitted again to train and val. Val has served once C is chosen, and where it was
-      carved from train, its patients would else be lost to the fit. `refit: false` leaves them out, as eva does.
-      Where val lacks a class of train, C is chosen by folds of the patients of train and val instead: val would reward
-      a C with which that class is never predicted.
+      accuracy on val; then it is fitted again to train and val, the classes weighing what they weigh in train. Val
+      has served once C is chosen, and where it was carved from train, its patients would else be lost to the fit.
+      `refit: false` leaves them out, as eva does. Where val lacks a class of train, C is chosen by folds of the
+      patients of train and val instead: val would reward a C with which that class is never predicted.
     * knn: the k nearest of train and val by cosine vote; nothing is chosen.
     * sgd: GPFM's head: see `measures.head.sgd_head`. Fitted to train alone, since val decides when it stops.
     """
@@ -86,9 +86,9 @@ class PatchClassification(Task):
         return {head: methods[head](context, data, truth) for head in self.heads}
 
     def _linear(self, context: Context, x: dict[str, NDArray], y: dict[str, NDArray]) -> Outcome:
-        from g2l.evaluation.measures.probe import choose_by_folds, choose_strength, fit_path
+        from g2l.evaluation.measures.probe import choose_by_folds, choose_strength, fit_path, weights_like
 
-        lost, notes = np.setdiff1d(y["train"], y["val"]), []
+        lost, notes, weights = np.setdiff1d(y["train"], y["val"]), [], None
         if lost.size:
             fold = folds(context.table, context.split, self.folds, context.seed)
             rows, labels = np.concatenate([x["train"], x["val"]]), np.concatenate([y["train"], y["val"]])
@@ -97,8 +97,8 @@ class PatchClassification(Task):
             notes.append(f"val holds no {named(lost)}: C was chosen on {place}")
         else:
             c, scores = choose_strength(x["train"], y["train"], x["val"], y["val"], report=context.report)
-            place = f"val ({len(y['val'])} rows)"
-        (fitted,) = fit_path(x["kept"], y["kept"], x["test"], (c,), partial(_again, context.report))
+            place, weights = f"val ({len(y['val'])} rows)", weights_like(y["train"], y["kept"])
+        (fitted,) = fit_path(x["kept"], y["kept"], x["test"], (c,), partial(_again, context.report), weights)
         chosen = {"C": c, "chosen on": f"balanced accuracy on {place}", "val": scores}
         if c in (min(scores), max(scores)):
             notes.append("C lies at the end of its range")

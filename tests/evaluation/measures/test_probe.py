@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from g2l.errors import CohortError
-from g2l.evaluation.measures.probe import STRENGTHS, choose_by_folds, linear_probe
+from g2l.evaluation.measures.probe import STRENGTHS, choose_by_folds, fit_path, linear_probe, weights_like
 
 
 def cohort(seed: int, n: int = 600, width: int = 20, classes: int = 3, gap: float = 0.6, patients: int = 12):
@@ -119,3 +119,16 @@ def test_folds_that_hold_one_class_each_still_hear_both():
 def test_a_cohort_that_cannot_be_split_is_refused(labels, patients, message):
     with pytest.raises(CohortError, match=message):
         linear_probe(np.eye(4), labels, patients, np.eye(4), labels)
+
+
+def test_a_refit_to_other_shares_of_the_classes_does_not_predict_the_commonest_alone():
+    x, y, _, test_x, test_y = cohort(5, n=900)
+    even = np.concatenate([np.flatnonzero(y == c)[:100] for c in range(3)])
+    kept = np.concatenate([even, np.flatnonzero(y == 1)[100:110]])  # ten rows more of one class
+    (plain,) = fit_path(x[kept], y[kept], test_x, (1e-5,))
+    weights = weights_like(y[even], y[kept])
+    assert np.allclose([weights[y[kept] == c].sum() for c in range(3)], len(kept) / 3)
+    (weighed,) = fit_path(x[kept], y[kept], test_x, (1e-5,), weights=weights)
+    assert set(plain.predicted) == {1}
+    assert set(weighed.predicted) == {0, 1, 2} and (weighed.predicted == test_y).mean() > 0.6
+    assert np.allclose(weights_like(y, y), 1)

@@ -143,6 +143,117 @@ def test_slides_of_the_same_name_in_two_centres_are_two_and_patients_stand_in_fo
     assert len(set(origins(replace(neither, independent=True)))) == 240
 
 
+def scanned_again(seed: int, centre_gap: float = 1.0, centres: int = 3, tissues: int = 10, each: int = 4):
+    """Two classes; every tissue in every centre, `each` images of it, which lie close together. Rows are shuffled."""
+    rng = np.random.default_rng(seed)
+    centre, tissue, _ = (axis.ravel() for axis in np.indices((centres, tissues, each)))
+    x = rng.normal(size=(tissues, 8))[tissue] + 0.3 * rng.normal(size=(len(tissue), 8))
+    x[:, 0] += tissue % 2
+    x[:, 1] += centre_gap * centre
+    order = rng.permutation(len(x))
+    table = Table.build(
+        "again", [Path(f"/data/{row}.png") for row in range(len(x))], Path("/data"),
+        labels=np.char.mod("class %d", tissue % 2)[order], centres=np.char.mod("centre %d", centre)[order],
+        slides=np.char.mod("t%d", tissue)[order], splits=np.full(len(x), "test"),
+    )  # fmt: skip
+    return table, x[order].astype(np.float32)
+
+
+def spelt_out(x, table: Table, k: int):
+    """Per query how many of the k nearest rows of other tissue are SS, SO, OS, OO; and the same per neighbour."""
+    unit = x.astype(np.float64) / np.linalg.norm(x.astype(np.float64), axis=1, keepdims=True)
+    k = min(k, *(int((table.slides != slide).sum()) for slide in table.slides))
+    queries, neighbours = np.zeros((len(x), 4), int), np.zeros((len(x), 4), int)
+    for i in range(len(x)):
+        others = [j for j in range(len(x)) if table.slides[j] != table.slides[i]]
+        for j in sorted(others, key=lambda j, i=i: float(np.linalg.norm(unit[i] - unit[j])))[:k]:
+            kind = 2 * int(table.labels[i] != table.labels[j]) + int(table.centres[i] != table.centres[j])
+            queries[i, kind] += 1
+            neighbours[j, kind] += 1
+    return queries, neighbours
+
+
+@pytest.mark.parametrize("k", [1, 7, 20, 500])
+def test_no_neighbour_is_the_same_tissue_scanned_again(k):
+    table, x = scanned_again(1)
+    task = Robustness(Source(), k=k, clustering=False, rescanned=True)
+    task.check(table)
+    outcome = task.run(context(table, MadeFeatures(x)))["neighbours"]
+    queries, neighbours = spelt_out(x, table, k)
+    for number, kind in enumerate(("ss", "so", "os", "oo")):
+        np.testing.assert_array_equal(outcome.predictions[kind], queries[:, number])
+        np.testing.assert_array_equal(outcome.predictions[f"of_{kind}"], neighbours[:, number])
+        assert set(outcome.predictions[f"all_{kind}"]) == {queries[:, number].sum()}
+    assert outcome.chosen["k"] == min(k, 120 - 12)
+    said = "only 108 of the 500 neighbours asked for lie outside the largest slide and its other scans"
+    assert [said in note for note in outcome.notes] == [True] * (k > 108)
+
+
+def test_tissue_in_one_centre_each_is_counted_as_it_is_without_the_setting():
+    table, x = made(14)
+    measured = [
+        Robustness(Source(), k=9, clustering=False, rescanned=rescanned)
+        .run(context(table, MadeFeatures(x)))["neighbours"].predictions
+        for rescanned in (False, True)
+    ]  # fmt: skip
+    assert measured[0].keys() == measured[1].keys()
+    for name, column in measured[0].items():
+        np.testing.assert_array_equal(column, measured[1][name])
+
+
+def test_copies_in_other_centres_feign_robustness_unless_they_are_named():
+    """Embeddings that know nothing but which tissue it is: every copy of the query counts as SO."""
+    index = []
+    for seed in range(20):
+        table, x = scanned_again(seed, centre_gap=0.0, tissues=20)
+        x[:, 0] -= (table.labels == "class 1").astype(np.float32)
+        for rescanned in (False, True):
+            task = Robustness(Source(), k=8, clustering=False, rescanned=rescanned)
+            outcome = task.run(context(table, MadeFeatures(x)))["neighbours"]
+            index.append(outcome.measure(outcome.predictions)["robustness index"])
+            assert len(set(outcome.predictions["patient"])) == 20  # a draw takes a tissue with all its scans
+    feigned, honest = np.reshape(index, (20, 2)).mean(axis=0)
+    assert feigned > 0.95
+    # of 19 other tissues 9 are of the query's class, each in two other centres, and 10 are not, each in its own
+    assert honest == pytest.approx(18 / 28, abs=0.1)
+
+
+def test_tissue_in_all_centres_is_balanced_and_tissue_that_some_centres_lack_is_noted():
+    table, x = scanned_again(3, tissues=24)
+    facts, said = _balance(table, np.arange(len(table)))
+    assert facts["Cramer's V"] == 0 and said == ""
+    assert facts["cross table"]["counts"] == [[48, 48, 48], [48, 48, 48]]
+    lacking = (table.centres == "centre 0") & (table.labels == "class 1")
+    lacking |= (table.centres == "centre 1") & (table.labels == "class 0")
+    gone = replace(table, splits=np.where(lacking, "", table.splits))
+    outcome = Robustness(Source(), clustering=False, rescanned=True).run(context(gone, MadeFeatures(x)))["neighbours"]
+    assert outcome.facts["Cramer's V"] > 0.5
+    assert any("biology and centre go together" in note for note in outcome.notes)
+
+
+def test_luck_in_which_centres_scan_a_tissue_is_seldom_a_warning():
+    table, _ = scanned_again(4, centres=4, tissues=24, each=2)
+    tissue, place = np.char.strip(table.slides, "t").astype(int), np.char.strip(table.centres, "centre ").astype(int)
+    warned = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        scanned = np.argsort(rng.random((24, 4)), axis=1) < 2
+        warned += bool(_balance(table, np.flatnonzero(scanned[tissue, place]))[1])
+    assert warned <= 7
+
+
+def test_rescanned_is_refused_where_no_name_is_in_two_centres():
+    table, _ = scanned_again(5)
+    apart = replace(table, slides=np.char.add(table.slides, table.centres))
+    with pytest.raises(CohortError, match="no slide or patient is in two centres") as raised:
+        Robustness(Source(), rescanned=True).check(apart)
+    assert "\n" not in str(raised.value)
+    Robustness(Source(), rescanned=True).check(replace(apart, patients=table.slides, slides=np.full(len(table), "")))
+    alone = replace(table, slides=np.full(len(table), ""), independent=True)
+    with pytest.raises(CohortError, match="no slide or patient is in two centres"):
+        Robustness(Source(), rescanned=True).check(alone)
+
+
 def test_clusters_are_made_without_labels():
     table, x = made(7)
     judged = ("biology", "ss", "so", "os", "oo", "of_", "all_")
