@@ -3,11 +3,14 @@
 import csv
 import math
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from study_patches import write_patches
 
 from g2l.data.demo import draw_cohort
 from g2l.deploy.bundle import write_bundle
@@ -113,6 +116,19 @@ def test_a_bundle_is_made_verified_used_and_loaded_by_other_tools(
     assert {path.name for path in workplace.iterdir()} == {"results"} and not (out / "damaged").exists()
 
 
+@pytest.mark.slow
+def test_a_study_is_shown(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, study = write_patches(workplace / "patches"), workplace / "study"
+    # one seed after the other: the lines of seeds need two
+    command = [sys.executable, str(NOTEBOOKS.parent / "benchmarks/study.py"), "--data", str(data), "--out", str(study)]
+    command += ["--budget", "tiny", "--seeds", "2", "--arms", "log-sum", "labels", "--slides="]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr[-3000:]
+    monkeypatch.setenv("G2L_NOTEBOOK_STUDY", str(study))
+    assert len(execute("06_study.ipynb", workplace)) == 3
+    assert {path.name for path in workplace.iterdir()} == {"patches", "study"}
+
+
 @pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
 def test_notebooks_are_stored_without_output(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
@@ -126,5 +142,5 @@ def test_notebooks_are_stored_without_output(path: Path) -> None:
 
 def test_all_notebooks_are_there() -> None:
     assert {path.stem for path in NOTEBOOKS.glob("*.ipynb")} >= {
-        "01_quickstart", "02_cohort", "03_distill", "04_evaluate", "05_deploy",
+        "01_quickstart", "02_cohort", "03_distill", "04_evaluate", "05_deploy", "06_study",
     }  # fmt: skip

@@ -53,16 +53,16 @@ def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_arm_has_every_score_and_all_that_stands_behind_it(whole: Path) -> None:
     found = results(whole)
-    assert len(found["arms"]) == 15 and found["reference"] == "log-sum faithful"
+    assert len(found["arms"]) == 17 and found["reference"] == "log-sum faithful"
     for name, arm in found["arms"].items():
         assert arm["parameters"] and set(SCORES) <= set(arm["scores"])
         assert all(0 <= arm["scores"][score]["value"] <= 1 for score in SCORES if score != "robustness ratio"), name
     assert found["arms"]["teacher"]["scores"]["CKA"]["value"] == pytest.approx(1)
     split = found["splits"]["seed-0"]
     assert sum(split[part]["groups"] for part in ("teacher", "distil", "probe", "test")) == 39
-    assert len(split["sha256"]) == 64 and len(found["weights"]["seed-0"]) == 15
+    assert len(split["sha256"]) == 64 and len(found["weights"]["seed-0"]) == 17
     assert {"g2l", "torch", "lightning", "timm", "python"} <= set(found["run"]["versions"])
-    assert found["minutes"] > 0 and len(found["job_minutes"]) == 17 and min(found["job_minutes"].values()) >= 0
+    assert found["minutes"] > 0 and len(found["job_minutes"]) == 19 and min(found["job_minutes"].values()) >= 0
     assert set(found["leak"]) == {"teacher", "labels", "log-sum faithful", "log-sum", "none"}
     assert (whole / "report/report.html").stat().st_size > 100_000
     assert (whole / "centres.png").is_file() and (whole / "figure.svg").is_file() and (whole / "figure.png").is_file()
@@ -74,7 +74,7 @@ def test_what_is_done_is_not_done_again(data: Path, whole: Path) -> None:
     first = results(whole)
     done = finished(data, whole, "--seeds", "1")
     assert done.returncode == 0, done.stderr[-3000:]
-    assert len(before) == 17 and before == {file: file.stat().st_mtime_ns for file in before}
+    assert len(before) == 19 and before == {file: file.stat().st_mtime_ns for file in before}
     assert results(whole)["arms"] == first["arms"]
 
 
@@ -112,4 +112,4 @@ def test_mistakes_are_told_in_one_line_and_nothing_is_lost(data: Path, whole: Pa
     done = finished(data, whole, "--seeds", "1")
     assert done.returncode == 1 and "groups are in more than one part" in done.stderr
     parts.write_text(before)
-    assert len(list(whole.glob("seed-0/runs/*/done.json"))) == 17
+    assert len(list(whole.glob("seed-0/runs/*/done.json"))) == 19
