@@ -118,6 +118,12 @@ def rewritten(folder: Path, change: str) -> None:
     if change == "no list":
         file.unlink()
         return
+    if change == "outside":
+        rows[0]["path"] = f"../{folder.name}/{rows[0]['path']}"
+    if change == "one name":
+        twin = Path(rows[0]["path"]).with_suffix(".jpg")
+        cv2.imwrite(str(folder / twin), np.zeros((64, 64, 3), np.uint8))
+        rows.append(rows[0] | {"path": str(twin)})
     if change == "no label":
         rows[3]["label"] = ""
     if change == "few groups":
@@ -136,6 +142,8 @@ def rewritten(folder: Path, change: str) -> None:
         ("two lists", "but holds more.csv, patches.csv"),
         ("no group column", "has no column group"),
         ("no label", "1 patches have no label"),
+        ("outside", "lies outside"),
+        ("one name", "a/0_0.png would be the name of two patches"),
         ("few groups", "too few of b 5; give at least 12"),
     ],
 )

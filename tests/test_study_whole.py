@@ -62,6 +62,7 @@ def test_every_arm_has_every_score_and_all_that_stands_behind_it(whole: Path) ->
     assert sum(split[part]["groups"] for part in ("teacher", "distil", "probe", "test")) == 39
     assert len(split["sha256"]) == 64 and len(found["weights"]["seed-0"]) == 17
     assert {"g2l", "torch", "lightning", "timm", "python"} <= set(found["run"]["versions"])
+    assert len(found["patches_sha256"]) == 64
     assert found["minutes"] > 0 and len(found["job_minutes"]) == 19 and min(found["job_minutes"].values()) >= 0
     assert set(found["leak"]) == {"teacher", "labels", "log-sum faithful", "log-sum", "none"}
     assert (whole / "report/report.html").stat().st_size > 100_000

@@ -1,5 +1,6 @@
 """The user's patches: read, brought to one size, and split by group into the parts of the study, seed by seed."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from g2l.evaluation.tables.groups import carve, deal
 from g2l.evaluation.tables.listing import Listing, read_columns
 from g2l.evaluation.tables.table import Table
 from g2l.slides.split import divided
+from g2l.sums import sha256
 from scaled.files import read_rows, write_rows
 
 TEACHER, DISTIL, PROBE, TEST = "teacher", "distil", "probe", "test"
@@ -41,6 +43,11 @@ def read_patches(folder: Path) -> Table:
     for what, column in (("group", table.patients), ("label", table.labels)):
         if (column == "").any():
             raise CohortError(f"list {lists[0]}: {int((column == '').sum())} patches have no {what}; fill it in")
+    outside = [name for name in table.ids.tolist() if Path(name).is_absolute() or ".." in Path(name).parts]
+    twice = [name for name, count in Counter(names(table)).items() if count > 1]
+    if outside or twice:
+        what = f"{outside[0]} lies outside {folder}" if outside else f"{twice[0]} would be the name of two patches"
+        raise CohortError(f"list {lists[0]}: {what}; give every patch a path of its own below the folder of the list")
     counted = {str(label): len(np.unique(table.patients[table.labels == label])) for label in np.unique(table.labels)}
     few = [f"{label} {count}" for label, count in counted.items() if count < TOTAL]
     if len(counted) < 2 or few:
@@ -51,16 +58,23 @@ def read_patches(folder: Path) -> Table:
     return table
 
 
-def prepare(table: Table, out: Path, size: int) -> None:
+def prepare(table: Table, out: Path, size: int) -> str:
     """Every patch as out/<id>.png: the square in its middle, brought to `size` px by averaging areas.
 
+    Returns:
+        SHA-256 of them all, with their names.
     Raises:
         CohortError: an image that cannot be read.
     """
+    found = hashlib.sha256()
     for path, name in tqdm(list(zip(table.paths.tolist(), names(table), strict=True)), desc="patches", disable=None):
-        target = out / name
-        if target.is_file():
-            continue
+        _prepare(path, out / name, size)
+        found.update(f"{name} {sha256(out / name)}\n".encode())
+    return found.hexdigest()
+
+
+def _prepare(path: str, target: Path, size: int) -> None:
+    if not target.is_file() or target.stat().st_mtime < Path(path).stat().st_mtime:
         image = cv2.imread(path, cv2.IMREAD_COLOR)
         if image is None:
             raise CohortError(f"patch {path} cannot be read; replace it, or leave it out of the list")

@@ -35,6 +35,7 @@ def record(study: "Study", leak: Plain, slides: Plain | None, minutes: float) ->
         "at_once": study.at_once,
         "minutes": round(minutes, 1),
         "job_minutes": {name: round(seconds / 60, 2) for name, seconds in study.seconds.items()},
+        "patches_sha256": study.digest,
         "splits": {folder.name: split_of(folder) for folder in seeds},
         "weights": {folder.name: weights_of(folder) for folder in seeds},
         "leak": leak,

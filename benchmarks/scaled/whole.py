@@ -63,6 +63,7 @@ class Study:
         paths = {name: str(path) for name, path in self.networks.items()}
         self.arms = _only(arms(budget, paths, self.classes), only)
         self.seconds: dict[str, float] = {}
+        self.digest = ""
         self._settle(data)
 
     def _settle(self, data: Path) -> None:
@@ -83,7 +84,8 @@ class Study:
 
     def train_and_judge(self) -> None:
         """All trainings and evaluations that are missing."""
-        prepare(self.table, self.out / "patches", self.budget.size)
+        self.digest = prepare(self.table, self.out / "patches", self.budget.size)
+        write_text(self.out / "patches.sha256", f"{self.digest}\n")
         jobs: dict[str, Job] = {}
         for seed in range(self.seeds):
             self._split(seed)
@@ -131,7 +133,7 @@ class Study:
         patches = self.out / "patches"
         write_yaml(config, training(name, arm, self.budget, self.networks[kind], patches, seed, folder, steps))
         weights = {need: folder / "networks" / f"{need}.safetensors" for need in arm.needs}
-        inputs = [config, self.networks[kind], folder / arm.manifest, *weights.values()]
+        inputs = [config, self.networks[kind], folder / arm.manifest, self.out / "patches.sha256", *weights.values()]
         made = folder / "runs" / slug(name)
 
         def keep() -> None:
