@@ -300,7 +300,14 @@ def test_a_run_records_the_faults_of_both_streams_also_when_resumed(cohort: Coho
     settings: dict[str, Any] = {"batch_size": 12, "patch_size": 32, "mpp": 2.0, "val_patches": 48, "threads": 1}
     data = Losing(str(cohort.folder), **settings).lose(part, 1)
     trainer = fit(data, tmp_path / "run", 12)
-    assert isinstance(trainer.model, Model) and trainer.model.names == {"images", "index", "attempt", "place", "slides"}
+    assert isinstance(trainer.model, Model) and trainer.model.names == {
+        "images",
+        "index",
+        "attempt",
+        "place",
+        "slides",
+        "labels",
+    }
     trainer.save_checkpoint(tmp_path / "a.ckpt")
     table = tmp_path / "run" / "faults.csv"
     with table.open(newline="") as file:
