@@ -9,8 +9,10 @@ from lightning import Trainer
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from g2l.data.module import SlideDataModule
 from g2l.errors import ConfigError, TrainingError
 from g2l.objectives.collective import all_sum
+from g2l.training.labels import Labels
 from g2l.training.terms import Term
 
 # What else is logged under train/ and val/, and must not be overwritten by a term.
@@ -27,6 +29,24 @@ def check_names(names: Iterable[str]) -> None:
             f"model.terms names {', '.join(wrong)}, which cannot be a term's name (it must be letters, digits and _, "
             "and no other figure of the log); choose another"
         )
+
+
+def check_labels(terms: Mapping[str, Term], data: object) -> None:
+    """ConfigError where a term learns classes that the training part of a SlideDataModule does not state, or states
+    under other names: without one its loss would be 0 and nothing would be learnt.
+    """
+    learnt = {name: term for name, term in terms.items() if isinstance(term, Labels)}
+    if not learnt or not isinstance(data, SlideDataModule):
+        return
+    column = data.data.column("label") if "label" in data.data.columns else []
+    stated = {str(column[row]) for row in data.split["train"] if column[row]} if column else set[str]()
+    for name, term in learnt.items():
+        if not stated:
+            raise ConfigError(
+                f"model.terms.{name} learns classes, but {data.cohort_path} states none in its training part; give the "
+                "manifest a label column"
+            )
+        term.require(stated)
 
 
 def check_trainer(trainer: Trainer, terms: Mapping[str, Term], frozen: Collection[str]) -> None:

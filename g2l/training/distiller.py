@@ -17,7 +17,7 @@ from g2l.errors import TrainingError
 from g2l.training.batch import Batch
 from g2l.training.cache.plan import make_plan
 from g2l.training.cache.reading import TeacherCache
-from g2l.training.checks import FiniteLoss, check_trainer
+from g2l.training.checks import FiniteLoss, check_labels, check_trainer
 from g2l.training.facts import Facts, data_facts, step_facts
 from g2l.training.heldout import HeldOut
 from g2l.training.networks import Init, prepare
@@ -131,18 +131,19 @@ class Distiller(Objective):
 
     def on_fit_start(self) -> None:
         """Check what only the trainer knows, bring the frozen networks to the device, and name the licences."""
-        check_trainer(self.trainer, {name: self.term(name) for name in self.terms}, self.frozen)
+        terms, data = {name: self.term(name) for name in self.terms}, getattr(self.trainer, "datamodule", None)
+        check_trainer(self.trainer, terms, self.frozen)
+        check_labels(terms, data)
         # The student sees tissue as the data show it, whatever resolution its architecture was published for.
-        mpp = getattr(getattr(self.trainer, "datamodule", None), "mpp", None)
+        mpp = getattr(data, "mpp", None)
         if mpp is not None:
             for encoder in {self.student, self.result_encoder}:
                 encoder.spec = encoder.spec.override(mpp=mpp)
         self.prepare_networks()
         # A run that goes on with other data has seen both.
-        self.distilled_on = joined(self.distilled_on, record_of(getattr(self.trainer, "datamodule", None)))
-        self._facts = data_facts(getattr(self.trainer, "datamodule", None))
+        self.distilled_on = joined(self.distilled_on, record_of(data))
+        self._facts = data_facts(data)
         if self.cache_folder is not None:
-            data = getattr(self.trainer, "datamodule", None)
             self.cache = TeacherCache(Path(self.cache_folder), make_plan(self, data))
             rank_zero_info(str(self.cache))
         for source in self.sources():

@@ -1,6 +1,7 @@
 """Supervision: the classes of patches beside, or in the place of, a teacher. Letters: `B` images, `C` global crops."""
 
 from collections import Counter
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +68,7 @@ class Labels(Term):
         """The mean over the crops that have a class; 0 where there are none.
 
         Raises:
-            TrainingError: a class that the term does not name, or data without the column.
+            TrainingError: a class that the term does not name, or batches that say nothing of classes.
         """
         rows = passes[self.student].cls  # [C B, D]
         logits = self.head(rows).float()
@@ -84,14 +85,17 @@ class Labels(Term):
 
     def _targets(self, passes: Passes, rows: int) -> Tensor:
         """(C B,) codes; crop c of image b is row c B + b."""
-        found = Counter(passes.labels)
-        strange = sorted(set(found) - set(self.codes))
-        if not found:
+        if not passes.labels:
             raise TrainingError("the batches say nothing of classes, which the term Labels needs")
+        self.require(passes.labels)
+        codes = torch.tensor([self.codes[name] for name in passes.labels])
+        return codes.repeat(rows // len(codes))
+
+    def require(self, stated: Iterable[str]) -> None:
+        """TrainingError where one of the classes that data state is not among those of the term."""
+        strange = sorted(set(stated) - set(self.codes))
         if strange:
             raise TrainingError(
                 f"the data hold the classes {', '.join(strange[:5])}, but the term Labels names "
                 f"{', '.join(list(self.codes)[:-1])}; correct its classes, or the label column"
             )
-        codes = torch.tensor([self.codes[name] for name in passes.labels])
-        return codes.repeat(rows // len(codes))

@@ -11,9 +11,11 @@ from gloo import on_two_processes
 from torch import Tensor, nn
 
 from g2l.data.folders import open_patches
+from g2l.data.module import SlideDataModule
 from g2l.data.stream import PatchStream
 from g2l.encoders.encoder import Tokens
 from g2l.errors import ConfigError, TrainingError
+from g2l.training.checks import check_labels
 from g2l.training.labels import Labels
 from g2l.training.terms import STUDENT, Need, Passes
 
@@ -128,3 +130,30 @@ def test_a_stream_says_the_class_of_each_patch(tmp_path: Path) -> None:
     patches = open_patches(tmp_path, tmp_path / "said.csv")
     for batch in PatchStream(patches.source(range(9), 0, 16), 6, steps=4):
         assert [colours[name] for name in batch["labels"]] == batch["images"][:, 0, 0, 0].tolist()
+
+
+@pytest.mark.parametrize(
+    ("columns", "error", "said"),
+    [
+        ("patient,split", ConfigError, "model.terms.kind learns classes, but .* states none in its training part"),
+        ("patient,split,label", TrainingError, "the classes fat, but the term Labels names stroma, tumour"),
+        ("patient,split,known", None, ""),
+    ],
+)
+def test_classes_that_data_do_not_state_are_told_before_the_first_step(
+    tmp_path: Path, columns: str, error: type[Exception] | None, said: str
+) -> None:
+    lines = [f"path,{columns.replace('known', 'label')}"]
+    for number, name in enumerate(("tumour", "fat", "stroma", "")):
+        cv2.imwrite(str(tmp_path / f"p{number}.png"), np.full((16, 16, 3), 50 * number, np.uint8))
+        # what is held out may be of other classes
+        part = "val" if number == 1 and "known" in columns else "train" if number < 3 else "val"
+        lines.append(",".join([f"p{number}.png", f"patient{number}", part, name][: 2 + columns.count(",")]))
+    (tmp_path / "said.csv").write_text("\n".join(lines))
+    data = SlideDataModule(str(tmp_path), str(tmp_path / "said.csv"), batch_size=2, patch_size=16)
+    data.setup()
+    if error is None:
+        check_labels({"kind": term()}, data)
+    else:
+        with pytest.raises(error, match=said):
+            check_labels({"kind": term()}, data)
