@@ -119,7 +119,7 @@ def test_a_bundle_is_made_verified_used_and_loaded_by_other_tools(
 @pytest.mark.slow
 def test_a_study_is_shown(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, study = write_patches(workplace / "patches"), workplace / "study"
-    # one seed after the other: the lines of seeds need two
+    # the lines of the seeds need two of them
     command = [sys.executable, str(NOTEBOOKS.parent / "benchmarks/study.py"), "--data", str(data), "--out", str(study)]
     command += ["--budget", "tiny", "--seeds", "2", "--arms", "log-sum", "labels", "--slides="]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500)

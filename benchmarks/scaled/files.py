@@ -9,15 +9,15 @@ from typing import Any
 
 import yaml
 
+from g2l.deploy.runtime.folder import replace_text
+
 Row = Mapping[str, str]
 
 
 def write_text(path: Path, text: str) -> None:
     """Text in UTF-8; the folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    replace_text(path, text)
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from g2l.deploy.runtime.folder import replace_bytes
 from g2l.errors import CohortError
 from g2l.evaluation.tables.groups import carve, deal
 from g2l.evaluation.tables.listing import Listing, read_columns
@@ -84,9 +85,7 @@ def _prepare(path: str, target: Path, size: int) -> None:
         if side != size:
             square = cv2.resize(square, (size, size), interpolation=cv2.INTER_AREA if side > size else cv2.INTER_CUBIC)
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f"{target.stem}.partial.png")
-        cv2.imwrite(str(partial), square)
-        partial.replace(target)
+        replace_bytes(target, cv2.imencode(".png", square)[1].tobytes())
 
 
 def names(table: Table) -> list[str]:

@@ -59,11 +59,6 @@ class Budget:
     slide_judged: int = 600
     resamples: int = 1000
 
-    @property
-    def warmup(self) -> int:
-        """Steps of warm-up of a student."""
-        return self.steps // 8
-
 
 BUDGETS = {
     # for tests: minutes become seconds, and the scores say nothing

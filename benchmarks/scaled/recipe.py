@@ -5,6 +5,7 @@ from typing import Any
 
 from scaled.arms import NONE, TEACHER, Arm
 from scaled.plan import Budget
+from scaled.trainer import trainer
 
 Plain = dict[str, Any]
 # Of a group in the made centres; more copies of one field say little more. Fewer neighbours could all be such copies.
@@ -20,7 +21,6 @@ def training(
     Args:
         student: YAML of the network that is trained. patches: folder of all. folder: of the seed.
     """
-    run = folder / "runs" / slug(name)
     return {
         "seed_everything": seed,
         "model": {
@@ -41,25 +41,7 @@ def training(
             "val_patches": 4 * budget.batch,
             "threads": budget.threads or 4,
         },
-        "trainer": {
-            "max_steps": steps,
-            # nothing is chosen: every arm is judged as it is after its last step
-            "val_check_interval": steps,
-            "num_sanity_val_steps": 0,
-            "log_every_n_steps": max(1, steps // 20),
-            "accelerator": budget.accelerator,
-            "devices": 1,
-            "precision": budget.precision,
-            "gradient_clip_val": 1.0,
-            "default_root_dir": str(run),
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            "logger": {"class_path": "CSVLogger", "init_args": {"save_dir": str(run), "name": "losses"}},
-            "callbacks": [
-                {"class_path": "KeepLast", "init_args": {"every_n_train_steps": max(1, steps // 4)}},
-                {"class_path": "Export"},
-            ],
-        },
+        "trainer": trainer(folder / "runs" / slug(name), steps, budget.accelerator, budget.precision),
     }
 
 

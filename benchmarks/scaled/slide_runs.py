@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scaled.trainer import trainer
+
 STREAMED, CUT, NONE, TEACHER = "slide path", "patch path", "none", "teacher"
 TASK = "like the teacher"
 Plain = dict[str, Any]
@@ -89,26 +91,7 @@ def distilling(
             "observe_patches": budget.observe,
         },
         "data": {**data, **stream(budget)},
-        "trainer": {
-            "max_steps": budget.steps,
-            "val_check_interval": budget.steps,
-            "log_every_n_steps": max(1, budget.steps // 15),
-            "accelerator": budget.accelerator,
-            "devices": 1,
-            "precision": budget.precision,
-            "default_root_dir": str(run),
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            "logger": {
-                "class_path": "CSVLogger",
-                # at once, or a run that is killed loses what it logged before its checkpoint
-                "init_args": {"save_dir": str(run), "name": "losses", "flush_logs_every_n_steps": 1},
-            },
-            "callbacks": [
-                {"class_path": "KeepLast", "init_args": {"every_n_train_steps": max(1, budget.steps // 4)}},
-                {"class_path": "Export"},
-            ],
-        },
+        "trainer": trainer(run, budget.steps, budget.accelerator, budget.precision),
     }
 
 
