@@ -67,7 +67,7 @@ BUDGETS = {
         precision="32-true", slide_steps=4, slide_judged=64, resamples=50,
     ),
     # two CPU cores, 45 minutes
-    "small": Budget(112, 48, Shape(192, 9, 3), Shape(160, 6, 5, "mean"), Shape(128, 5, 2), 120, 180, 150, 32),
+    "small": Budget(112, 48, Shape(192, 9, 3), Shape(160, 6, 5, "mean"), Shape(128, 5, 2), 110, 180, 150, 32),
     # one GPU
     "large": Budget(
         224, 96, Shape(768, 12, 12), Shape(384, 12, 6, "mean"), Shape(384, 12, 6), 5000, 4000, 4000, 128, rate=1e-3,
