@@ -91,7 +91,7 @@ def make_split(
 def folds(table: Table, split: Split, k: int, seed: int = 0) -> NDArray[np.int64]:
     """(n,) a number below `k` for each row of train and then val: whole patients, and every class in several folds.
 
-    For a choice in place of one on val, where val lacks a class that train holds.
+    For a choice in place of one on val, where val lacks a class that train holds, or is of few patients.
 
     Args:
         k: folds, two or more. seed: of the draw.
@@ -107,11 +107,12 @@ def folds(table: Table, split: Split, k: int, seed: int = 0) -> NDArray[np.int64
     counts = np.bincount(classes)
     if counts.min() < k:
         lost = np.setdiff1d(table.labels[split.train], table.labels[split.val])
+        why = f"val holds no {shown(lost)}, and " if lost.size else ""
         few = shown(f"{counts[number]} of {names[number]}" for number in np.flatnonzero(counts < k))
         fewer = f", set folds to {counts.min()}" if counts.min() > 1 else ""
         raise CohortError(
-            f"table {table.name}: val holds no {shown(lost)}, and to choose on {k} folds by patient instead needs {k} "
-            f"patients of every class, but train and val hold {few}; add patients{fewer}, leave "
+            f"table {table.name}: {why}to choose on {k} folds by patient needs {k} patients of every class, but train "
+            f"and val hold {few}; add patients{fewer}, leave "
             "these classes out, or ask for no head that chooses (heads: [knn])"
         )
     dealt = deal(patients, names[classes], k, seed)
@@ -120,8 +121,8 @@ def folds(table: Table, split: Split, k: int, seed: int = 0) -> NDArray[np.int64
     alone = [name for number, name in enumerate(names) if len(np.unique(dealt[classes == number])) < 2]
     if alone:
         raise CohortError(
-            f"table {table.name}: val holds no {shown(alone)}, and all its patients in train fall into one of {k} "
-            "folds; move some to val, or add others"
+            f"table {table.name}: all patients of {shown(alone)} in train and val fall into one of the {k} folds by "
+            "patient on which a choice is made; add others"
         )
     return fold[of]
 

@@ -22,7 +22,8 @@ class PatchClassification(Task):
       accuracy on val; then it is fitted again to train and val, the classes weighing what they weigh in train. Val
       has served once C is chosen, and where it was carved from train, its patients would else be lost to the fit.
       `refit: false` leaves them out, as eva does. Where val lacks a class of train, C is chosen by folds of the
-      patients of train and val instead: val would reward a C with which that class is never predicted.
+      patients of train and val instead: val would reward a C with which that class is never predicted. With
+      `choice: folds` it always is, and is the smallest C that lies within a standard error of the best.
     * knn: the k nearest of train and val by cosine vote; nothing is chosen.
     * sgd: GPFM's head: see `measures.head.sgd_head`. Fitted to train alone, since val decides when it stops.
     """
@@ -36,6 +37,7 @@ class PatchClassification(Task):
         k: int = 20,
         refit: bool = True,
         folds: int = 3,
+        choice: Literal["val", "folds"] = "val",
     ) -> None:
         """
         Args:
@@ -45,10 +47,12 @@ class PatchClassification(Task):
             refit: the linear probe and the vote use val too once nothing is left to choose on it.
             folds: by patient, on which the linear probe chooses C where val lacks a class of train; every class needs
                 as many patients in train and val.
+            choice: on what the linear probe chooses C. folds: always on these, for few patients: their luck would
+                choose among penalties that are hardly better than each other, and apart by .1 on other patients.
         """
         super().__init__(data)
         self.heads, self.k = heads if heads is not None else ["linear", "knn"], k
-        self.refit, self.folds = refit, folds
+        self.refit, self.folds, self.choice = refit, folds, choice
         if not self.heads or set(self.heads) - {"linear", "knn", "sgd"}:
             raise ConfigError(f"heads are {self.heads}; name at least one of linear, knn, sgd")
         if k < 1:
@@ -66,7 +70,7 @@ class PatchClassification(Task):
         if "knn" in self.heads:
             check_k(self.k, len(split.train) + len(split.val) * self.refit, "images to vote")
         seen = np.unique(table.labels[split.val])
-        if "linear" in self.heads and np.setdiff1d(table.labels[split.train], seen).size:
+        if "linear" in self.heads and (self.choice == "folds" or np.setdiff1d(table.labels[split.train], seen).size):
             folds(table, split, self.folds)
         if "sgd" in self.heads and len(seen) < 2:
             raise CohortError(
@@ -89,12 +93,14 @@ class PatchClassification(Task):
         from g2l.evaluation.measures.probe import choose_by_folds, choose_strength, fit_path, weights_like
 
         lost, notes, weights = np.setdiff1d(y["train"], y["val"]), [], None
-        if lost.size:
+        if lost.size or self.choice == "folds":
             fold = folds(context.table, context.split, self.folds, context.seed)
             rows, labels = np.concatenate([x["train"], x["val"]]), np.concatenate([y["train"], y["val"]])
-            c, scores = choose_by_folds(rows, labels, fold, report=context.report)
+            within = float(self.choice == "folds")  # standard errors
+            c, scores = choose_by_folds(rows, labels, fold, report=context.report, within=within)
             place = f"{self.folds} folds by patient of train and val ({len(rows)} rows)"
-            notes.append(f"val holds no {named(lost)}: C was chosen on {place}")
+            if lost.size:
+                notes.append(f"val holds no {named(lost)}: C was chosen on {place}")
         else:
             c, scores = choose_strength(x["train"], y["train"], x["val"], y["val"], report=context.report)
             place, weights = f"val ({len(y['val'])} rows)", weights_like(y["train"], y["kept"])

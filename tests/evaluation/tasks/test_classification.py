@@ -165,6 +165,46 @@ def test_a_val_that_lacks_a_class_does_not_choose_the_strength() -> None:
     assert better >= 9
 
 
+def test_the_strength_may_be_chosen_on_folds_of_train_and_val() -> None:
+    """By scikit-learn alone, but for who is in which fold; the smallest C within a standard error of the best."""
+    from scipy.stats import sem
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import balanced_accuracy_score
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    table, x = made(3, gap=0.5)
+    rows = np.concatenate([np.flatnonzero(table.splits == part) for part in ("train", "val")])
+    test, fold = np.flatnonzero(table.splits == "test"), folds(table, parts(table), 4, 0)
+
+    def fitted(c: float, some: np.ndarray):
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=5000))
+        return model.fit(x[some].astype(float), table.labels[some])
+
+    scores, errors = {}, {}
+    for c in np.logspace(-5, 1, 7):
+        said = np.empty(len(rows), table.labels.dtype)
+        for number in range(4):
+            said[fold == number] = fitted(c, rows[fold != number]).predict(x[rows[fold == number]].astype(float))
+        scores[float(c)] = balanced_accuracy_score(table.labels[rows], said)
+        errors[float(c)] = sem([np.mean((said == table.labels[rows])[fold == number]) for number in range(4)])
+    task = PatchClassification(Source(), ["linear"], folds=4, choice="folds")
+    outcome = task.run(context(table, MadeFeatures(x)))["linear"]
+    assert outcome.chosen["val"] == pytest.approx(scores)
+    best = max(scores, key=lambda c: (round(scores[c], 9), -c))
+    within = [c for c in scores if scores[c] >= scores[best] - errors[best]]
+    assert outcome.chosen["C"] == min(within) < best
+    assert outcome.chosen["chosen on"] == f"balanced accuracy on 4 folds by patient of train and val ({len(rows)} rows)"
+    again = fitted(outcome.chosen["C"], rows).predict(x[test].astype(float))
+    assert outcome.predictions["predicted"].tolist() == again.tolist()
+    assert not any("val holds no" in note for note in outcome.notes)
+    few = changed(table, patients=np.where(table.splits == "test", table.patients, table.splits))
+    with pytest.raises(
+        CohortError, match="table made: to choose on 4 folds by patient needs 4 patients of every class"
+    ):
+        PatchClassification(Source(), ["linear"], folds=4, choice="folds").run(context(few, MadeFeatures(x)))
+
+
 def test_two_patients_of_a_class_choose_on_as_many_folds() -> None:
     table, x = rare(0, ["train", "train", "test"])
     with pytest.raises(
