@@ -1,5 +1,6 @@
 """Verbs as processes: each after what it needs, once, resumed where it was killed, begun anew where it changed."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ def _benchmarks_importable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
 
 
-def test_jobs_are_done_in_order_and_once(tmp_path: Path) -> None:
+def test_jobs_are_done_in_order_and_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from scaled.jobs import Job, run
 
     config = tmp_path / "input.txt"
@@ -31,6 +32,10 @@ def test_jobs_are_done_in_order_and_once(tmp_path: Path) -> None:
     jobs = {each.name: each for each in (job("last", "first", "second"), job("first"), job("second", "first"))}
     took = run(jobs, 2, 1)
     assert ended == ["first", "second", "last"] and set(took) == set(jobs) and min(took.values()) > 0
+    # in a log, a line for each that has ended
+    assert re.findall(r"^(\w+): \d+ s, (\d) of 3$", capsys.readouterr().err, re.M) == [
+        ("first", "1"), ("second", "2"), ("last", "3")
+    ]  # fmt: skip
     assert "usage: python -m g2l" in (tmp_path / "first/log.txt").read_text()
     (tmp_path / "last/made").write_text("kept")
     run(jobs, 2, 1)

@@ -35,7 +35,7 @@ def term(kind: str, **settings: Any) -> Plain:
 
 
 def single(budget: Budget, stain: float = 0.5, strength: float = 0.05) -> Plain:
-    """One crop of each patch, as configs/breast.yaml has it."""
+    """One crop of each patch; the colours of `Views`, but for the stain."""
     own = {"size": budget.size, "quarter_turns": True, "stain": stain, "stain_strength": strength}
     return term("Views", **own, jitter=0.5, blur=0.1)
 

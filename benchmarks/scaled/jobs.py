@@ -79,7 +79,8 @@ def run(jobs: Mapping[str, Job], at_once: int, threads: int) -> dict[str, float]
     running: dict[str, tuple[BaseProcess, float, str]] = {}
     start = _starter(threads)
     try:
-        with tqdm(total=len(jobs), desc="runs", disable=None) as bar:
+        with tqdm(total=len(jobs), desc="runs", disable=None) as bar:  # without a terminal: a line for each
+            ended = 0
             while order.is_active():
                 # in the order they were given: a seed is complete before the next begins
                 waiting = sorted([*waiting, *order.get_ready()], key=list(jobs).index)
@@ -88,14 +89,19 @@ def run(jobs: Mapping[str, Job], at_once: int, threads: int) -> dict[str, float]
                     if job.lies_there(DONE):
                         order.done(job.name)
                         bar.update()
+                        ended += 1
                         break  # others may be ready now
                     running[job.name] = (start(job), time.monotonic(), job.identity())
                     bar.set_postfix_str(", ".join(running))
                 for name in [name for name, (process, _, _) in running.items() if process.exitcode is not None]:
                     process, began, identity = running.pop(name)
-                    _end(jobs[name], process.exitcode or 0, time.monotonic() - began, identity)
+                    took = time.monotonic() - began
+                    _end(jobs[name], process.exitcode or 0, took, identity)
                     order.done(name)
                     bar.update()
+                    ended += 1
+                    if bar.disable:
+                        print(f"{name}: {took:.0f} s, {ended} of {len(jobs)}", file=sys.stderr, flush=True)
                 if running:
                     time.sleep(POLL)
     finally:

@@ -1,9 +1,11 @@
 """An arm as the config of one `g2l fit`, and the encoders of a seed as that of one `g2l evaluate`."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from scaled.arms import NONE, TEACHER, Arm
+from scaled.files import read_rows
 from scaled.plan import Budget
 from scaled.trainer import trainer
 
@@ -11,6 +13,7 @@ Plain = dict[str, Any]
 # Of a group in the made centres; more copies of one field say little more. Fewer neighbours could all be such copies.
 COPIES = 8
 NEIGHBOURS = 3 * COPIES
+FOLDS = 5  # on which a probe's penalty is chosen
 
 
 def training(
@@ -57,7 +60,7 @@ def judging(encoders: list[str], student: Path, out: Path, seed: int, folder: Pa
     made = {"listing": str(folder / "centres.csv"), "name": "made centres", "columns": {"patient": "group"}}
     centres = tissue if real else {"class_path": "Listing", "init_args": made}
     tasks = {
-        "tissue": ("PatchClassification", {"data": tissue}),
+        "tissue": ("PatchClassification", {"data": tissue, **by_folds(folder / "test.csv")}),
         "retrieval": ("Retrieval", {"data": tissue}),
         "robustness": ("Robustness", {"data": centres, "k": NEIGHBOURS, "clustering": False, "rescanned": not real}),
         "like the teacher": ("Similarity", {"data": tissue, "teacher": TEACHER}),
@@ -77,12 +80,23 @@ def leaking(encoders: list[str], student: Path, out: Path, seed: int, folder: Pa
     data = {"class_path": "Listing", "init_args": listing}
     return {
         "encoders": chosen(encoders, student, folder),
-        "tasks": {"tissue": {"class_path": "PatchClassification", "init_args": {"data": data}}},
+        "tasks": {"tissue": {"class_path": "PatchClassification", "init_args": {"data": data, **by_folds()}}},
         "out": str(folder / "leak"),
         "cache": str(folder / "embeddings"),
         "seed": seed,
         "allow_leak": True,  # without it `g2l evaluate` finds the copies, and refuses
     }
+
+
+def by_folds(tested: Path | None = None) -> Plain:
+    """The probe's penalty is chosen on folds, by a rule for few groups; luck on a part of them would choose otherwise.
+
+    Args:
+        tested: manifest; there are as many folds as the class of fewest groups has of them to fit on, at most `FOLDS`.
+    """
+    rows = read_rows(tested) if tested else []
+    groups = Counter(label for label, _ in {(row["label"], row["group"]) for row in rows if row["split"] == "train"})
+    return {"choice": "folds", "folds": max(2, min([FOLDS, *groups.values()]))}
 
 
 def chosen(encoders: list[str], student: Path, folder: Path) -> dict[str, Any]:
