@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 DEMO = ["--config", str(ROOT / "configs/demo.yaml")]
 ARMS = {
     "log-sum": [],
-    "log-sum, clean teacher": ["--model.terms.logsum.view=clean"],
+    "log-sum, same view": ["--model.terms.logsum.view=student"],
     "unified": ["--config", str(ROOT / "configs/demo_unified.yaml")],
 }
 COLUMNS = ("knn", "linear", "cka", "robustness_index")

@@ -57,7 +57,7 @@ def shrink(config: dict[str, Any], folder: Path, cohort: Path) -> dict[str, Any]
     return config
 
 
-@pytest.mark.parametrize("name", ["gpfm_faithful", "gpfm", "unified", "distill_clean_teacher"])
+@pytest.mark.parametrize("name", ["gpfm_faithful", "gpfm", "unified", "g2l_faithful"])
 def test_shipped_objective_runs_and_exports(name: str, demo_cohort: Path, tmp_path: Path) -> None:
     shipped = OmegaConf.to_container(OmegaConf.load(CONFIGS / f"{name}.yaml"), resolve=False)
     assert isinstance(shipped, dict)

@@ -85,6 +85,20 @@ def test_arms_differ_in_what_their_name_says_and_in_nothing_else(tmp_path: Path)
         assert config["trainer"]["max_steps"] == faithful["trainer"]["max_steps"], name
 
 
+@pytest.mark.parametrize("name", ["breast", "prostate", "open_student"])
+def test_the_shipped_recipe_is_an_arm_of_the_study(name: str, tmp_path: Path) -> None:
+    shipped = yaml.safe_load((BENCHMARKS.parent / f"configs/{name}.yaml").read_text())["model"]
+    arm = configs("small", tmp_path)["clean teacher"]["model"]
+    # alpha 4 and cohort statistics are the term's defaults, flips those of the views
+    defaults = {"alpha": 4, "faithful": False, "flip": 0.5}
+    found = [defaults | _settings(model["terms"]["logsum"]) | _settings(model["views"]) for model in (shipped, arm)]
+    assert found[0] == found[1]
+
+
+def _settings(section: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in section["init_args"].items() if key not in ("teacher", "size")}
+
+
 def _flat(content: Any, path: str = "") -> dict[str, Any]:
     if not isinstance(content, dict):
         return {path: content}
