@@ -80,7 +80,12 @@ def leaking(encoders: list[str], student: Path, out: Path, seed: int, folder: Pa
     data = {"class_path": "Listing", "init_args": listing}
     return {
         "encoders": chosen(encoders, student, folder),
-        "tasks": {"tissue": {"class_path": "PatchClassification", "init_args": {"data": data, **by_folds()}}},
+        "tasks": {
+            "tissue": {
+                "class_path": "PatchClassification",
+                "init_args": {"data": data, **by_folds(folder / "leak.csv")},
+            }
+        },
         "out": str(folder / "leak"),
         "cache": str(folder / "embeddings"),
         "seed": seed,
@@ -88,15 +93,16 @@ def leaking(encoders: list[str], student: Path, out: Path, seed: int, folder: Pa
     }
 
 
-def by_folds(tested: Path | None = None) -> Plain:
+def by_folds(tested: Path) -> Plain:
     """The probe's penalty is chosen on folds, by a rule for few groups; luck on a part of them would choose otherwise.
 
     Args:
-        tested: manifest; there are as many folds as the class of fewest groups has of them to fit on, at most `FOLDS`.
+        tested: manifest, in which a patch without a group is one; there are as many folds as the class of fewest groups
+            has of them to fit on, at most `FOLDS`.
     """
-    rows = read_rows(tested) if tested else []
-    groups = Counter(label for label, _ in {(row["label"], row["group"]) for row in rows if row["split"] == "train"})
-    return {"choice": "folds", "folds": max(2, min([FOLDS, *groups.values()]))}
+    fitted = [row for row in read_rows(tested) if row["split"] == "train"]
+    groups = Counter(label for label, _ in {(row["label"], row.get("group", row["path"])) for row in fitted})
+    return {"choice": "folds", "folds": max(2, min(FOLDS, *groups.values()))}
 
 
 def chosen(encoders: list[str], student: Path, folder: Path) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def test_fewer_patients_than_folds(tmp_path: Path, capsys: pytest.CaptureFixture
     assert main(["evaluate", "--config", str(tmp_path / "tasks.yaml")]) != 0
     said = capsys.readouterr()
     assert (
-        "task kinds: table patches: val holds no rare, and to choose on 3 folds by patient instead needs 3 patients of "
+        "task kinds: table patches: val holds no rare, and to choose on 3 folds by patient needs 3 patients of "
         "every class, but train and val hold 2 of rare; add patients, set folds to 2, leave these classes out, or ask "
         "for no head that chooses (heads: [knn])"
     ) in said.out + said.err
