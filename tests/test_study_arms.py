@@ -1,12 +1,15 @@
 """The study's arms: every config is one that `g2l fit` takes, students have a quarter, and arms differ as they say."""
 
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from g2l import LogSum
 from g2l.__main__ import main
+from g2l.data.views import Views
 from g2l.encoders.encoder import create_encoder
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -89,10 +92,11 @@ def test_arms_differ_in_what_their_name_says_and_in_nothing_else(tmp_path: Path)
 def test_the_shipped_recipe_is_an_arm_of_the_study(name: str, tmp_path: Path) -> None:
     shipped = yaml.safe_load((BENCHMARKS.parent / f"configs/{name}.yaml").read_text())["model"]
     arm = configs("small", tmp_path)["clean teacher"]["model"]
-    # alpha 4 and cohort statistics are the term's defaults, flips those of the views
-    defaults = {"alpha": 4, "faithful": False, "flip": 0.5}
+    defaults = {
+        name: each.default for kind in (LogSum, Views) for name, each in signature(kind.__init__).parameters.items()
+    }
     found = [defaults | _settings(model["terms"]["logsum"]) | _settings(model["views"]) for model in (shipped, arm)]
-    assert found[0] == found[1]
+    assert found[0] == found[1] and found[0]["view"] == "clean" and list(shipped["terms"]) == ["logsum"]
 
 
 def _settings(section: dict[str, Any]) -> dict[str, Any]:

@@ -59,6 +59,8 @@ class PatchClassification(Task):
             raise ConfigError(f"k is {k}; a vote needs at least one neighbour")
         if folds < 2:
             raise ConfigError(f"folds is {folds}; a choice needs at least two")
+        if choice not in ("val", "folds"):
+            raise ConfigError(f"choice is {choice}; name val or folds")
 
     def check(self, table: Table) -> None:
         """CohortError: a row without a class, or one class only."""

@@ -299,7 +299,7 @@ def test_more_neighbours_than_rows_are_refused():
         PatchClassification(Source(), ["knn"], k=500).run(context(table, MadeFeatures(x)))
 
 
-@pytest.mark.parametrize("settings", [{"heads": []}, {"heads": ["svm"]}, {"k": 0}, {"folds": 1}])
+@pytest.mark.parametrize("settings", [{"heads": []}, {"heads": ["svm"]}, {"k": 0}, {"folds": 1}, {"choice": "test"}])
 def test_settings_that_cannot_work_are_refused(settings):
     with pytest.raises(ConfigError):
         PatchClassification(Source(), **settings)
